@@ -1,0 +1,118 @@
+"""Retrieval that works: documents into Qdrant, chunked, embedded, quantized and measured.
+
+    client = ragkit.connect(".ragkit")
+    docs = ragkit.Collection(client, "notes")
+    ragkit.Indexer(docs).sync("~/notes")
+    hits = ragkit.Retriever(docs).search("how do I rotate the keys?")
+
+Names load with their first use, so that `import ragkit` itself costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ragkit.cache import CachedEmbedder
+    from ragkit.chunks import Chunk, Chunker
+    from ragkit.collection import Collection, CollectionStatus
+    from ragkit.documents import Document, Skipped, parse_document, read_document, read_folder
+    from ragkit.edge import EdgeClient
+    from ragkit.embeddings import Embedder, HashEmbedder
+    from ragkit.errors import (
+        CollectionError,
+        CollectionMismatch,
+        CollectionNotFound,
+        DocumentError,
+        EmbeddingError,
+        MissingDependency,
+        RagkitError,
+        StoreCorrupt,
+        StoreError,
+        StoreFull,
+        StoreLocked,
+    )
+    from ragkit.indexer import Indexer
+    from ragkit.reports import IndexPlan, IndexReport, Progress
+    from ragkit.retriever import Hit, Retriever
+    from ragkit.sparse import Bm25Encoder
+    from ragkit.stores import connect
+    from ragkit.tokens import estimate_tokens
+
+_HOMES = {
+    "ragkit.cache": ["CachedEmbedder"],
+    "ragkit.chunks": ["Chunk", "Chunker"],
+    "ragkit.collection": ["Collection", "CollectionStatus"],
+    "ragkit.documents": ["Document", "Skipped", "parse_document", "read_document", "read_folder"],
+    "ragkit.edge": ["EdgeClient"],
+    "ragkit.embeddings": ["Embedder", "HashEmbedder"],
+    "ragkit.errors": [
+        "CollectionError",
+        "CollectionMismatch",
+        "CollectionNotFound",
+        "DocumentError",
+        "EmbeddingError",
+        "MissingDependency",
+        "RagkitError",
+        "StoreCorrupt",
+        "StoreError",
+        "StoreFull",
+        "StoreLocked",
+    ],
+    "ragkit.indexer": ["Indexer"],
+    "ragkit.reports": ["IndexPlan", "IndexReport", "Progress"],
+    "ragkit.retriever": ["Hit", "Retriever"],
+    "ragkit.sparse": ["Bm25Encoder"],
+    "ragkit.stores": ["connect"],
+    "ragkit.tokens": ["estimate_tokens"],
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Bm25Encoder",
+    "CachedEmbedder",
+    "Chunk",
+    "Chunker",
+    "Collection",
+    "CollectionError",
+    "CollectionMismatch",
+    "CollectionNotFound",
+    "CollectionStatus",
+    "Document",
+    "DocumentError",
+    "EdgeClient",
+    "Embedder",
+    "EmbeddingError",
+    "HashEmbedder",
+    "Hit",
+    "IndexPlan",
+    "IndexReport",
+    "Indexer",
+    "MissingDependency",
+    "Progress",
+    "RagkitError",
+    "Retriever",
+    "Skipped",
+    "StoreCorrupt",
+    "StoreError",
+    "StoreFull",
+    "StoreLocked",
+    "connect",
+    "estimate_tokens",
+    "parse_document",
+    "read_document",
+    "read_folder",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'ragkit' has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,40 @@
+# Every target builds its own virtual environment from nothing and is quick when it is there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types check perf clean
+
+help: ## List the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(READY) ## Index the example documents and answer three questions
+	@$(BIN)/python examples/demo.py
+
+test: $(READY) ## Run the test suite
+	@$(BIN)/python -m pytest
+
+lint: $(READY) ## Check style and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(READY) ## Check types
+	@$(BIN)/mypy
+
+check: test lint types ## All that CI runs
+
+perf: $(READY) ## Measure speed as ratios against the raw engine and peers (minutes)
+	@$(BIN)/python -m pytest tests/perf -o addopts="" -s --benchmark-disable-gc
+
+clean: ## Remove the environment and what tools left
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks build dist
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ragkit needs Python 3.11 or later, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing ragkit and what it needs into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --editable ".[files,dev]"
+	@touch $@

@@ -1,0 +1,432 @@
+"""The command line: arguments in, one exit code out."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+
+import typer
+
+if TYPE_CHECKING:
+    from qdrant_client.client_base import QdrantBase
+
+    from ragkit.chunks import Chunker
+    from ragkit.collection import Collection
+    from ragkit.embeddings import Embedder
+    from ragkit.reports import IndexPlan, IndexReport
+    from ragkit.retriever import Hit
+
+P = ParamSpec("P")
+
+DONE, FAILED, USAGE, SKIPPED, INTERRUPTED = 0, 1, 2, 3, 130
+
+_DEFAULT_DB = ".ragkit"
+_FORBIDDEN_IN_NAMES = str.maketrans(dict.fromkeys('/\\:*?"<>|\0', "-"))
+
+app = typer.Typer(
+    name="ragkit",
+    help="Search a folder of documents: index it into Qdrant, then ask.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Db = Annotated[
+    str | None,
+    typer.Option(help="Folder or URL of the database.  [default: QDRANT_URL, else .ragkit]"),
+]
+CollectionName = Annotated[
+    str | None,
+    typer.Option("--collection", help="Which collection.  [default: the only one there is]"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _exits(command: Callable[P, int]) -> Callable[P, None]:
+    """Turn what a command returns or raises into the process's exit code."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            code = command(*args, **kwargs)
+        except ValueError as exc:
+            code = _complain(exc, USAGE, as_json=bool(kwargs.get("as_json")))
+        except KeyboardInterrupt:
+            message = "interrupted; what was committed is kept, and running again goes on from it"
+            code = _complain(message, INTERRUPTED, as_json=bool(kwargs.get("as_json")))
+        except Exception as exc:
+            if not _is_expected(exc):
+                raise
+            code = _complain(exc, FAILED, as_json=bool(kwargs.get("as_json")))
+        raise typer.Exit(code)
+
+    return run
+
+
+@app.command()
+@_exits
+def index(
+    folder: Annotated[Path, typer.Argument(help="The folder to index.")],
+    db: Db = None,
+    collection: Annotated[
+        str | None, typer.Option(help="Which collection.  [default: the folder's name]")
+    ] = None,
+    include: Annotated[
+        list[str] | None, typer.Option(help="Only files that match this glob; repeatable.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Not files that match this glob; repeatable.")
+    ] = None,
+    max_mb: Annotated[float | None, typer.Option(help="Skip larger files.", min=0.0)] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="Name to keep the folder's documents under. [its path]")
+    ] = None,
+    embedder: Annotated[
+        str | None,
+        typer.Option(help="none (keyword search) or hash (for trying out).  [default: none]"),
+    ] = None,
+    dim: Annotated[int | None, typer.Option(help="Dimensions of the vectors.")] = None,
+    quantization: Annotated[
+        str, typer.Option(help="auto, none, binary, scalar, turbo or product.")
+    ] = "auto",
+    max_tokens: Annotated[int | None, typer.Option(help="Longest chunk, in tokens.")] = None,
+    overlap: Annotated[int | None, typer.Option(help="Shared by neighbours, in tokens.")] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Of stop words and stemming.  [default: english]")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Say what would be done.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Index a folder, or bring its collection up to date."""
+    from ragkit.collection import Collection
+    from ragkit.console import print_plan, print_report, showing_progress
+    from ragkit.folders import MAX_BYTES
+    from ragkit.indexer import Indexer
+
+    name = collection or folder_name(folder)
+    walk: dict[str, Any] = {
+        "corpus": corpus,
+        "include": include or (),
+        "exclude": [*(exclude or ()), *_database_inside(folder, db)],
+        "max_bytes": MAX_BYTES if max_mb is None else int(max_mb * 1_000_000),
+    }
+    with _store(db) as client:
+        docs = Collection(
+            client,
+            name,
+            embedder=_embedder_for_writing(client, name, embedder, dim),
+            quantization=quantization,  # type: ignore[arg-type]  # checked by Collection
+            chunker=_chunker(client, name, max_tokens, overlap),
+            language=language,
+        )
+        if dry_run:
+            plan = Indexer(docs).plan(folder, **walk)
+            _emit(_plan_json(plan)) if as_json else print_plan(name, plan)
+            return SKIPPED if plan.skipped else DONE
+        with showing_progress() as progress:
+            report = Indexer(docs).sync(folder, **walk, progress=progress)
+        if as_json:
+            _emit(_report_json(report))
+        else:
+            print_report(name, report)
+            _explain_search(docs)
+        return SKIPPED if report.skipped else DONE
+
+
+@app.command()
+@_exits
+def search(
+    query: Annotated[str, typer.Argument(help="What you look for, in your words.")],
+    db: Db = None,
+    collection: CollectionName = None,
+    limit: Annotated[int, typer.Option(help="How many hits.", min=1)] = 5,
+    mode: Annotated[
+        str | None, typer.Option(help="dense, sparse or hybrid.  [default: the best there is]")
+    ] = None,
+    oversampling: Annotated[
+        float | None, typer.Option(help="Candidates to rescore per hit, when quantized.")
+    ] = None,
+    rescore: Annotated[bool, typer.Option(help="Rescore with the original vectors.")] = True,
+    exact: Annotated[bool, typer.Option(help="Compare with every vector.")] = False,
+    full: Annotated[bool, typer.Option(help="Print whole passages.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Find the passages that answer a question best."""
+    from ragkit.console import print_hits
+    from ragkit.retriever import Retriever
+
+    with _store(db) as client:
+        docs = _existing(client, collection)
+        hits = Retriever(docs).search(
+            query,
+            limit=limit,
+            mode=mode,  # type: ignore[arg-type]  # checked by Retriever
+            oversampling=oversampling,
+            rescore=rescore,
+            exact=exact,
+        )
+        if as_json:
+            _emit({"query": query, "hits": [_hit_json(hit) for hit in hits]})
+        else:
+            print_hits(hits, query=query, bm25=docs.bm25, full=full)
+    return DONE
+
+
+@app.command()
+@_exits
+def status(db: Db = None, as_json: Json = False) -> int:
+    """Show the collections and what they hold."""
+    from dataclasses import asdict
+
+    from ragkit.collection import Collection
+    from ragkit.console import print_status
+
+    with _store(db) as client:
+        statuses = [Collection(client, name).status() for name in _names(client)]
+    if as_json:
+        _emit({"database": _location(db), "collections": [asdict(each) for each in statuses]})
+    else:
+        print_status(_location(db), statuses)
+    return DONE
+
+
+@app.command()
+@_exits
+def remove(
+    sources: Annotated[list[str], typer.Argument(help="Documents, as search shows them.")],
+    db: Db = None,
+    collection: CollectionName = None,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> int:
+    """Take documents out of a collection; their files stay."""
+    from ragkit.indexer import Indexer
+
+    with _store(db) as client:
+        docs = _existing(client, collection)
+        named = _sources(docs, sources)
+        listed = ", ".join(named)
+        _confirm(f"Remove {listed} from collection {docs.name!r}?", yes=yes)
+        removed = Indexer(docs).remove(named)
+    if as_json:
+        _emit({"removed": removed})
+    else:
+        typer.echo(f"{removed} removed; the next ragkit index brings back what is still there")
+    if removed < len(named):
+        raise typer.BadParameter(f"{len(named) - removed} of {listed} are not in the collection")
+    return DONE
+
+
+@app.command()
+@_exits
+def drop(
+    name: Annotated[str, typer.Argument(help="The collection to delete.")],
+    db: Db = None,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> int:
+    """Delete a collection with all that it holds; the files stay."""
+    from ragkit.collection import Collection
+
+    with _store(db) as client:
+        docs = Collection(client, name)
+        if not docs.exists():
+            raise typer.BadParameter(_no_such(name, _names(client)))
+        count = client.count(name, exact=True).count
+        _confirm(f"Delete collection {name!r} with its {count:,} chunks?", yes=yes)
+        docs.drop()
+    _emit({"dropped": name}) if as_json else typer.echo(f"collection {name!r} is deleted")
+    return DONE
+
+
+def folder_name(folder: Path) -> str:
+    """The collection's name that goes with a folder: its own, fit for Qdrant."""
+    return folder.expanduser().resolve().name.translate(_FORBIDDEN_IN_NAMES) or "documents"
+
+
+@contextmanager
+def _store(db: str | None) -> Iterator[QdrantBase]:
+    from ragkit.stores import connect
+
+    client = connect(_location(db))
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def _location(db: str | None) -> str:
+    return db or os.environ.get("QDRANT_URL") or _DEFAULT_DB
+
+
+def _database_inside(folder: Path, db: str | None) -> list[str]:
+    """The exclude pattern that keeps a database out of the folder it indexes."""
+    location = Path(_location(db)).expanduser().resolve()
+    root = folder.expanduser().resolve()
+    return [f"/{location.relative_to(root)}/"] if location.is_relative_to(root) else []
+
+
+def _names(client: QdrantBase) -> list[str]:
+    return sorted(each.name for each in client.get_collections().collections)
+
+
+def _no_such(name: str, names: Sequence[str]) -> str:
+    there = f"there are {', '.join(names)}" if names else "there is none yet"
+    return f"no collection {name!r}: {there}"
+
+
+def _existing(client: QdrantBase, name: str | None) -> Collection:
+    """The collection asked for, or the only one, with the embedder it was made with."""
+    from ragkit.collection import Collection
+    from ragkit.embeddings import builtin_embedder
+
+    names = _names(client)
+    if name is None:
+        if len(names) != 1:
+            there = f"there are {len(names)}: {', '.join(names)}" if names else "there is none"
+            remedy = "say which with --collection" if names else "make one: ragkit index FOLDER"
+            raise typer.BadParameter(f"which collection? {there}; {remedy}")
+        name = names[0]
+    elif not client.collection_exists(name):
+        raise typer.BadParameter(_no_such(name, names))
+    fingerprint = Collection(client, name).open().embedder
+    return Collection(client, name, embedder=builtin_embedder(fingerprint))
+
+
+def _embedder_for_writing(
+    client: QdrantBase, name: str, kind: str | None, dim: int | None
+) -> Embedder | None:
+    """The embedder asked for, else the one the collection was made with, else none."""
+    from ragkit.collection import Collection
+    from ragkit.embeddings import HashEmbedder, builtin_embedder
+
+    if kind not in (None, "none", "hash"):
+        raise typer.BadParameter(f"expected --embedder none or hash, got {kind!r}")
+    if dim is not None and kind != "hash":
+        raise typer.BadParameter("--dim goes with --embedder hash")
+    if kind == "hash":
+        return HashEmbedder() if dim is None else HashEmbedder(dim=dim)
+    if kind is None and client.collection_exists(name):
+        return builtin_embedder(Collection(client, name).open().embedder)
+    return None
+
+
+def _chunker(
+    client: QdrantBase, name: str, max_tokens: int | None, overlap: int | None
+) -> Chunker | None:
+    """The chunker asked for; what is not said stays as the collection has it."""
+    from ragkit.chunks import Chunker
+    from ragkit.collection import Collection
+
+    if max_tokens is None and overlap is None:
+        return None
+    held = None
+    if client.collection_exists(name):
+        held = Chunker.from_fingerprint(Collection(client, name).open().chunker)
+    settings = {"max_tokens": max_tokens, "overlap": overlap}
+    given = {key: value for key, value in settings.items() if value is not None}
+    if held is not None:
+        given = {"max_tokens": held.max_tokens, "overlap": held.overlap, **given}
+    return Chunker(**given)
+
+
+def _sources(docs: Collection, named: Sequence[str]) -> list[str]:
+    """Sources as they are stored, from what a person typed: a source, or a path to the file."""
+    corpora = [Path(corpus) for corpus in docs.status().corpora]
+    sources = []
+    for name in named:
+        path = Path(name).expanduser().resolve()
+        homes = [corpus for corpus in corpora if corpus.is_absolute()]
+        within = [path.relative_to(home).as_posix() for home in homes if path.is_relative_to(home)]
+        sources.append(within[0] if within else name)
+    return sources
+
+
+def _explain_search(docs: Collection) -> None:
+    from ragkit.console import console
+
+    if docs.embedder is None:
+        console().print(
+            "Keyword search (BM25): it finds words, not meanings. To search by meaning, give the "
+            "collection an embedder in Python: ragkit.Collection(..., embedder=...)."
+        )
+
+
+def _confirm(question: str, *, yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise typer.BadParameter(f"{question} Nobody is there to ask: pass --yes")
+    typer.confirm(question, abort=True, err=True)
+
+
+def _is_expected(error: Exception) -> bool:
+    """Whether the message alone tells a person what is wrong."""
+    from qdrant_client.http.exceptions import ApiException
+
+    from ragkit.errors import RagkitError
+
+    return isinstance(error, RagkitError | ApiException | OSError | NotImplementedError)
+
+
+def _complain(error: Exception | str, code: int, *, as_json: bool) -> int:
+    typer.echo(f"error: {error}", err=True)
+    if as_json:
+        _emit({"error": str(error)})
+    return code
+
+
+def _emit(document: dict[str, Any]) -> None:
+    typer.echo(json.dumps(document, indent=2))
+
+
+def _report_json(report: IndexReport) -> dict[str, Any]:
+    return {
+        "added": report.added,
+        "changed": report.changed,
+        "unchanged": report.unchanged,
+        "removed": report.removed,
+        "chunks": report.chunks,
+        "embedded": report.embedded,
+        "reused": report.reused,
+        "skipped": [{"source": each.source, "reason": each.reason} for each in report.skipped],
+        "notes": list(report.notes),
+        "seconds": round(report.seconds, 3),
+    }
+
+
+def _plan_json(plan: IndexPlan) -> dict[str, Any]:
+    return {
+        "added": list(plan.added),
+        "changed": list(plan.changed),
+        "unchanged": plan.unchanged,
+        "removed": list(plan.removed),
+        "skipped": [{"source": each.source, "reason": each.reason} for each in plan.skipped],
+        "chunks": plan.chunks,
+        "to_embed": plan.to_embed,
+        "tokens": plan.tokens,
+        "notes": list(plan.notes),
+    }
+
+
+def _hit_json(hit: Hit) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(hit)
+
+
+if __name__ == "__main__":
+    main()

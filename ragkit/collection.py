@@ -1,0 +1,323 @@
+"""A ragkit collection: a Qdrant collection with a schema, a manifest and an embedder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+
+from qdrant_client import models
+from qdrant_client.client_base import QdrantBase
+
+from ragkit.chunks import Chunk, Chunker
+from ragkit.documents import Document
+from ragkit.edge import EdgeClient
+from ragkit.embeddings import Embedder
+from ragkit.errors import CollectionMismatch, CollectionNotFound
+from ragkit.manifest import Manifest
+from ragkit.quantization import (
+    SCAN_LIMIT,
+    Quantization,
+    quantization_config,
+    quantization_name,
+)
+from ragkit.schema import BM25, DENSE, PAYLOAD_INDEXES
+from ragkit.sparse import Bm25Encoder
+
+_DEFAULT_LANGUAGE = "english"
+_NO_GRAPH = models.HnswConfigDiff(m=0)
+_GRAPH = models.HnswConfigDiff(m=16, ef_construct=100)
+_REINDEX_SHARE = 0.1  # of a collection may be unindexed before optimizing is worth its time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionStatus:
+    """A collection in numbers.
+
+    Attributes:
+        documents: Complete documents.
+        chunks: Points.
+        embedder: The embedder's fingerprint; None for keyword search only.
+        quantization: What the manifest says was asked for.
+        corpora: Documents per corpus.
+        indexed_vectors: Vectors the engine has indexed so far.
+        bytes_on_disk: Bytes allocated by the embedded engine; None on a server.
+    """
+
+    name: str
+    documents: int
+    chunks: int
+    embedder: str | None
+    dim: int | None
+    quantization: str
+    chunker: str
+    language: str
+    corpora: Mapping[str, int]
+    indexed_vectors: int
+    bytes_on_disk: int | None
+
+
+class Collection:
+    """A client, a name and an embedder; created by the first indexing run.
+
+    Args:
+        client: An `EdgeClient` or a `QdrantClient`; it stays the caller's to close.
+        name: The collection's name, or an alias of it.
+        embedder: Makes the dense vectors; None for keyword search (BM25) alone.
+        quantization: A name ("auto", "none", "binary", "scalar", "turbo", "product") or one of
+            Qdrant's own models. Counts when the collection is created; "auto" also accepts
+            whatever an existing collection has.
+        chunker: Splits documents: a `Chunker` or any callable `Document -> list[Chunk]`. None
+            stands for the one an existing collection was made with, else for the default.
+        language: Of BM25's stop words and stemmer: "english" unless an existing collection says
+            otherwise.
+        payload_indexes: Indexes on payload fields of your own (`{"metadata.year": "integer"}`),
+            made with the collection.
+
+    Raises:
+        ValueError: An unknown quantization or language, or a chunker that makes chunks longer
+            than the embedder reads.
+    """
+
+    def __init__(
+        self,
+        client: QdrantBase,
+        name: str,
+        *,
+        embedder: Embedder | None = None,
+        quantization: Quantization = "auto",
+        chunker: Callable[[Document], list[Chunk]] | None = None,
+        language: str | None = None,
+        payload_indexes: Mapping[str, models.PayloadSchemaType | str] | None = None,
+    ) -> None:
+        self.client = client
+        self.name = name
+        self.embedder = embedder
+        self._quantization = quantization
+        self._quantization_config = quantization_config(quantization, embedded=self.embedded)
+        self._chunker = chunker
+        self._language = language
+        self._payload_indexes = dict(payload_indexes or {})
+        self._manifest: Manifest | None = None
+        self._config: models.CollectionConfig | None = None
+        Bm25Encoder(avg_len=1.0, language=language or _DEFAULT_LANGUAGE)  # is it a known one?
+        if isinstance(chunker, Chunker) and embedder and chunker.max_tokens > embedder.max_tokens:
+            raise ValueError(
+                f"expected chunks of at most {embedder.max_tokens} tokens, all that "
+                f"{embedder.fingerprint} reads, got max_tokens={chunker.max_tokens}"
+            )
+
+    def __repr__(self) -> str:
+        embedder = self.embedder.fingerprint if self.embedder else None
+        return f"Collection({self.name!r}, embedder={embedder!r})"
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it lives on the embedded engine."""
+        return isinstance(self.client, EdgeClient)
+
+    @property
+    def language(self) -> str:
+        """Of BM25's stop words and stemmer: as asked for, else as the collection has it."""
+        held = self._manifest.language if self._manifest else _DEFAULT_LANGUAGE
+        return self._language or held
+
+    def exists(self) -> bool:
+        """Whether it has been created."""
+        return self.client.collection_exists(self.name)
+
+    def open(self) -> Manifest:
+        """Read the manifest and check that it goes with the embedder and the settings asked for.
+
+        Raises:
+            CollectionNotFound: It has not been created.
+            CollectionMismatch: It was made by something else, or with other settings.
+        """
+        if not self.exists():
+            raise CollectionNotFound(
+                f"there is no collection {self.name!r} ({self._names()}): index a folder first"
+            )
+        config = self.client.get_collection(self.name).config
+        manifest = Manifest.from_metadata(config.metadata, name=self.name)
+        self._check_embedder(manifest)
+        self._check_settings(manifest)
+        self._config, self._manifest = config, manifest
+        return manifest
+
+    def open_for_writing(self) -> Manifest:
+        """As `open`, and the embedder may not be missing.
+
+        Raises:
+            CollectionMismatch: It holds vectors, and there is no embedder to make more.
+        """
+        manifest = self.open()
+        if manifest.embedder is not None and self.embedder is None:
+            raise CollectionMismatch(
+                f"collection {self.name!r} holds {manifest.dim}-d vectors of "
+                f"{manifest.embedder}; without an embedder nothing can be added to it: "
+                "pass the embedder it was made with"
+            )
+        return manifest
+
+    def create(self, *, avg_len: float) -> Manifest:
+        """Create it, with its payload indexes, before the first point comes.
+
+        Args:
+            avg_len: BM25's average passage length, measured on the first chunks.
+        """
+        manifest = Manifest(
+            embedder=self.embedder.fingerprint if self.embedder else None,
+            dim=self.embedder.dim if self.embedder else None,
+            chunker=chunker_fingerprint(self.chunker),
+            quantization=quantization_name(self._quantization) if self.embedder else "none",
+            language=self.language,
+            avg_len=avg_len,
+            created_with=version("ragkit"),
+        )
+        quantized = self.embedder is not None and self._quantization_config is not None
+        self.client.create_collection(
+            self.name,
+            vectors_config=self._vectors_config(),
+            sparse_vectors_config={BM25: models.SparseVectorParams(modifier=models.Modifier.IDF)},
+            quantization_config=self._quantization_config if quantized else None,
+            hnsw_config=_NO_GRAPH if quantized and self.embedded else None,
+            metadata=manifest.to_metadata(),
+        )
+        for field, schema in {**PAYLOAD_INDEXES, **self._payload_indexes}.items():
+            self.client.create_payload_index(
+                self.name, field, field_schema=models.PayloadSchemaType(schema)
+            )
+        return self.open()
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest, read once."""
+        return self._manifest or self.open()
+
+    @property
+    def config(self) -> models.CollectionConfig:
+        """Qdrant's own account of the collection, read once."""
+        if self._config is None:
+            self.open()
+        assert self._config is not None  # noqa: S101  (open() sets it or raises)
+        return self._config
+
+    @property
+    def chunker(self) -> Callable[[Document], list[Chunk]]:
+        """The chunker in use: the caller's, else the collection's own, else the default."""
+        if self._chunker is not None:
+            return self._chunker
+        made_with = Chunker.from_fingerprint(self._manifest.chunker) if self._manifest else None
+        default = made_with or Chunker()
+        if self.embedder and self.embedder.max_tokens < default.max_tokens:
+            return Chunker(
+                max_tokens=self.embedder.max_tokens,
+                overlap=min(default.overlap, self.embedder.max_tokens // 5),
+            )
+        return default
+
+    @property
+    def bm25(self) -> Bm25Encoder:
+        """The encoder of the sparse vectors, as the manifest has it."""
+        return Bm25Encoder(avg_len=self.manifest.avg_len, language=self.manifest.language)
+
+    def record_chunker(self) -> bool:
+        """Note the chunker in use in the manifest; returns whether it is another than before."""
+        fingerprint = chunker_fingerprint(self.chunker)
+        if self.manifest.chunker == fingerprint:
+            return False
+        self._manifest = replace(self.manifest, chunker=fingerprint)
+        self.client.update_collection(self.name, metadata=self._manifest.to_metadata())
+        return True
+
+    def optimize(self) -> None:
+        """Index what is not indexed yet, where enough is; a server does so by itself.
+
+        A collection too large for a scan of its quantized vectors gets a graph here.
+        """
+        if not isinstance(self.client, EdgeClient):
+            return
+        info = self.client.get_collection(self.name)
+        points = info.points_count or 0
+        if self._outgrew_scan(info.config, points):
+            self.client.update_collection(self.name, hnsw_config=_GRAPH)
+            self.client.optimize(self.name, force=True)
+        elif points - (info.indexed_vectors_count or 0) > _REINDEX_SHARE * points:
+            self.client.optimize(self.name)
+
+    def status(self) -> CollectionStatus:
+        """Count what it holds."""
+        manifest = self.open()
+        info = self.client.get_collection(self.name)
+        heads = models.Filter(must=[_HEAD])
+        corpora = self.client.facet(self.name, "corpus", facet_filter=heads, limit=1000, exact=True)
+        client = self.client
+        return CollectionStatus(
+            name=self.name,
+            documents=client.count(self.name, count_filter=heads, exact=True).count,
+            chunks=client.count(self.name, exact=True).count,
+            embedder=manifest.embedder,
+            dim=manifest.dim,
+            quantization=manifest.quantization,
+            chunker=manifest.chunker,
+            language=manifest.language,
+            corpora={str(hit.value): hit.count for hit in corpora.hits},
+            indexed_vectors=info.indexed_vectors_count or 0,
+            bytes_on_disk=client.disk_usage(self.name) if isinstance(client, EdgeClient) else None,
+        )
+
+    def drop(self) -> None:
+        """Delete it with all that it holds."""
+        self.client.delete_collection(self.name)
+        self._manifest = self._config = None
+
+    def _vectors_config(self) -> dict[str, models.VectorParams]:
+        if self.embedder is None:
+            return {}
+        return {DENSE: models.VectorParams(size=self.embedder.dim, distance=models.Distance.COSINE)}
+
+    def _outgrew_scan(self, config: models.CollectionConfig, points: int) -> bool:
+        scanned = config.quantization_config is not None and config.hnsw_config.m == 0
+        return scanned and points * (self.manifest.dim or 0) > SCAN_LIMIT
+
+    def _check_embedder(self, manifest: Manifest) -> None:
+        embedder = self.embedder
+        if embedder is None or embedder.fingerprint == manifest.embedder:
+            return
+        held = f"{manifest.dim}-d vectors of {manifest.embedder}"
+        if manifest.embedder is None:
+            held = "BM25 vectors alone (keyword search)"
+        raise CollectionMismatch(
+            f"collection {self.name!r} holds {held}; this embedder makes {embedder.dim}-d vectors "
+            f"of {embedder.fingerprint}: use the embedder it was made with, index under another "
+            f'name, or drop it ("ragkit drop {self.name}") and index again'
+        )
+
+    def _check_settings(self, manifest: Manifest) -> None:
+        asked = quantization_name(self._quantization)
+        if asked not in ("auto", manifest.quantization):
+            raise CollectionMismatch(
+                f"collection {self.name!r} was made with quantization {manifest.quantization!r}, "
+                f"not {asked!r}: leave quantization out, or drop it and index again"
+            )
+        if self._language not in (None, manifest.language):
+            raise CollectionMismatch(
+                f"collection {self.name!r} was made for {manifest.language!r}, not "
+                f"{self._language!r}: leave language out, or drop it and index again"
+            )
+
+    def _names(self) -> str:
+        names = sorted(c.name for c in self.client.get_collections().collections)
+        return "there are " + ", ".join(map(repr, names)) if names else "there is none at all"
+
+
+_HEAD = models.FieldCondition(key="ordinal", match=models.MatchValue(value=0))
+
+
+def chunker_fingerprint(chunker: Callable[[Document], list[Chunk]]) -> str:
+    """What tells two chunkers apart: their `fingerprint`, else their qualified name."""
+    fingerprint = getattr(chunker, "fingerprint", None)
+    if isinstance(fingerprint, str):
+        return fingerprint
+    name = getattr(chunker, "__qualname__", type(chunker).__qualname__)
+    return f"{chunker.__module__}.{name}"

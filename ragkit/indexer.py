@@ -1,0 +1,380 @@
+"""Keep a collection in step with a folder: what is new, changed, unchanged, gone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from qdrant_client import models
+
+from ragkit.collection import Collection, chunker_fingerprint
+from ragkit.documents import Document, Skipped
+from ragkit.errors import CollectionNotFound, DocumentError
+from ragkit.folders import MAX_BYTES, FoundFile, find_files
+from ragkit.ledger import Ledger, of_corpus, read_ledger, stored_vectors
+from ragkit.prepare import Prepared, Preparer, Unchanged
+from ragkit.reports import IndexPlan, IndexReport, ProgressCallback
+from ragkit.schema import chunk_hash, embedding_title, match_any
+from ragkit.tokens import estimate_tokens
+from ragkit.writer import Writer
+
+_DELETE_PAGE = 500
+_PLAN_PAGE = 1000
+
+Outcome: TypeAlias = Prepared | Unchanged | Skipped
+
+
+class Indexer:
+    """Writes documents into a collection and takes away what is gone.
+
+    A run that is cut off anywhere, by Ctrl-C or by a lost power supply, leaves every document it
+    had committed; running again completes the rest. A document is committed with the writing of
+    its chunk 0, which comes after its other chunks. While a changed document is being replaced, a
+    search may see chunks of both versions for a moment.
+    """
+
+    def __init__(self, collection: Collection) -> None:
+        self._collection = collection
+
+    def sync(
+        self,
+        folder: str | Path,
+        *,
+        corpus: str | None = None,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        max_bytes: int = MAX_BYTES,
+        progress: ProgressCallback | None = None,
+    ) -> IndexReport:
+        """Make the collection hold just what the folder holds.
+
+        Args:
+            folder: Walked as `find_files` says.
+            corpus: The name under which the folder's documents are kept apart from those of other
+                folders in the collection; its absolute path unless given. Give one to a folder
+                that moves between machines.
+            include: See `find_files`.
+            exclude: See `find_files`.
+            max_bytes: Larger files are skipped.
+            progress: Called as the run goes on, from more than one thread but never twice at once.
+
+        Raises:
+            DocumentError: The folder is not there, or holds no file at all; nothing is removed.
+            CollectionMismatch: The collection was made with another embedder or other settings;
+                nothing has been embedded.
+        """
+        found = _Walk.of(folder, include=include, exclude=exclude, max_bytes=max_bytes)
+        run = self._run(corpus or found.corpus, progress, total=len(found.files))
+        found.refuse_to_empty(run.ledger)
+        run.skip(found.skipped)
+        run.write(run.preparer.file(file) for file in found.files)
+        run.remove(found.gone(run.ledger))
+        run.sweep(partial=found.incomplete)
+        return run.finish()
+
+    def add(
+        self,
+        documents: Iterable[Document | Skipped],
+        *,
+        corpus: str = "documents",
+        progress: ProgressCallback | None = None,
+    ) -> IndexReport:
+        """Add documents, or replace those of the same source; no other is removed.
+
+        A `Skipped` among them, as `read_folder` yields it, is passed on to the report.
+        """
+        run = self._run(corpus, progress, total=None)
+        run.write(_prepared_once(documents, run.preparer))
+        return run.finish()
+
+    def plan(
+        self,
+        folder: str | Path,
+        *,
+        corpus: str | None = None,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        max_bytes: int = MAX_BYTES,
+    ) -> IndexPlan:
+        """Say what `sync` would do and what it would embed, and do nothing."""
+        found = _Walk.of(folder, include=include, exclude=exclude, max_bytes=max_bytes)
+        exists = self._open()
+        ledger = self._ledger(corpus or found.corpus)
+        found.refuse_to_empty(ledger)
+        preparer = Preparer(self._collection, corpus or found.corpus, ledger)
+        tally = _Tally(self._collection, ledger)
+        for file in found.files:
+            tally.count(preparer.file(file))
+        return IndexPlan(
+            added=tuple(tally.added),
+            changed=tuple(tally.changed),
+            unchanged=tally.unchanged,
+            removed=tuple(sorted([*found.gone(ledger), *tally.stale])),
+            skipped=(*found.skipped, *tally.skipped),
+            chunks=tally.chunks,
+            to_embed=tally.to_embed(),
+            tokens=tally.tokens,
+            notes=_chunker_note(self._collection) if exists else (),
+        )
+
+    def remove(self, sources: Iterable[str], *, corpus: str | None = None) -> int:
+        """Delete documents by source, of one corpus or of all; returns how many there were.
+
+        A file that is still in its folder comes back with the next `sync`.
+        """
+        self._collection.open()
+        wanted = list(dict.fromkeys(sources))
+        corpora = [corpus] if corpus else list(self._collection.status().corpora)
+        removed = 0
+        for name in corpora:
+            held = [s for s in wanted if self._ledger(name).holds(s)]
+            _delete(self._collection, name, "source", held)
+            removed += len(held)
+        return removed
+
+    def _open(self) -> bool:
+        try:
+            self._collection.open_for_writing()
+        except CollectionNotFound:
+            return False
+        return True
+
+    def _ledger(self, corpus: str) -> Ledger:
+        if not self._collection.exists():
+            return Ledger(committed={})
+        return read_ledger(self._collection, corpus)
+
+    def _run(self, corpus: str, progress: ProgressCallback | None, *, total: int | None) -> _Run:
+        notes: tuple[str, ...] = ()
+        if self._open():
+            notes = _chunker_note(self._collection)
+            self._collection.record_chunker()
+        ledger = self._ledger(corpus)
+        return _Run(self._collection, corpus, ledger, notes, progress, total)
+
+
+class _Run:
+    """One indexing run: what came of each document, and the deletions at its end."""
+
+    def __init__(
+        self,
+        collection: Collection,
+        corpus: str,
+        ledger: Ledger,
+        notes: tuple[str, ...],
+        progress: ProgressCallback | None,
+        total: int | None,
+    ) -> None:
+        self.ledger = ledger
+        self.preparer = Preparer(collection, corpus, ledger)
+        self._collection = collection
+        self._corpus = corpus
+        self._notes = notes
+        self._writer = Writer(collection, corpus, ledger, progress=progress, total=total)
+        self._skipped: list[Skipped] = []
+        self._unchanged = 0
+        self._removed = 0
+        self._started = time.perf_counter()
+
+    def skip(self, skipped: Iterable[Skipped]) -> None:
+        self._skipped.extend(skipped)
+
+    def write(self, outcomes: Iterable[Outcome]) -> None:
+        self._writer.write(self._prepared(outcomes))
+        self.skip(self._writer.failed)
+        stale = [skipped.source for skipped in self._skipped if skipped.stale]
+        self.remove([source for source in stale if self.ledger.holds(source)])
+
+    def remove(self, sources: Sequence[str]) -> None:
+        _delete(self._collection, self._corpus, "source", sources)
+        self._removed += len(sources)
+
+    def sweep(self, *, partial: bool) -> None:
+        """Delete what interrupted runs left, but not of files that could not be read this time.
+
+        Args:
+            partial: Whether a folder could not be listed: then nothing is known of its files.
+        """
+        stray = sorted(self.ledger.stray.difference(self._writer.committed_hashes))
+        if stray and not partial:
+            unread = [skipped.source for skipped in self._skipped if not skipped.stale]
+            _delete(self._collection, self._corpus, "document_hash", stray, but_of=unread)
+
+    def finish(self) -> IndexReport:
+        if self._collection.exists():
+            self._collection.optimize()
+        return IndexReport(
+            added=self._writer.added,
+            changed=self._writer.changed,
+            unchanged=self._unchanged,
+            removed=self._removed,
+            chunks=self._writer.chunks,
+            embedded=self._writer.embedded,
+            reused=self._writer.reused,
+            skipped=tuple(self._skipped),
+            notes=self._notes,
+            seconds=time.perf_counter() - self._started,
+        )
+
+    def _prepared(self, outcomes: Iterable[Outcome]) -> Generator[Prepared, None, None]:
+        for outcome in outcomes:
+            if isinstance(outcome, Prepared):
+                yield outcome
+            elif isinstance(outcome, Skipped):
+                self._skipped.append(outcome)
+            else:
+                self._unchanged += 1
+            self._writer.saw_one()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Walk:
+    """What was found in a folder."""
+
+    root: Path
+    files: tuple[FoundFile, ...]
+    skipped: tuple[Skipped, ...]
+
+    @classmethod
+    def of(
+        cls,
+        folder: str | Path,
+        *,
+        include: Sequence[str],
+        exclude: Sequence[str],
+        max_bytes: int,
+    ) -> _Walk:
+        root = Path(folder).expanduser().resolve()
+        found = list(find_files(root, include=include, exclude=exclude, max_bytes=max_bytes))
+        return cls(
+            root=root,
+            files=tuple(item for item in found if isinstance(item, FoundFile)),
+            skipped=tuple(item for item in found if isinstance(item, Skipped)),
+        )
+
+    @property
+    def corpus(self) -> str:
+        return self.root.as_posix()
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether a folder below could not be listed."""
+        return any(item.source.endswith("/") for item in self.skipped)
+
+    def refuse_to_empty(self, ledger: Ledger) -> None:
+        """Raise if there is nothing to index: an unmounted disk looks like this, too."""
+        if self.files or self.skipped:
+            return
+        held = len(ledger.sources)
+        kept = f"; the {held} documents of it in the collection were kept" if held else ""
+        raise DocumentError(
+            f"no files to index in {self.root}{kept}: check the path and the include and "
+            "exclude patterns"
+        )
+
+    def gone(self, ledger: Ledger) -> list[str]:
+        """Sources that are stored and were not found, nor can be hidden below a closed folder."""
+        seen = {file.source for file in self.files}.union(item.source for item in self.skipped)
+        closed = tuple(item.source for item in self.skipped if item.source.endswith("/"))
+        return sorted(
+            source for source in ledger.sources - seen if not (closed and source.startswith(closed))
+        )
+
+
+class _Tally:
+    """Counts outcomes for a plan."""
+
+    def __init__(self, collection: Collection, ledger: Ledger) -> None:
+        self.added: list[str] = []
+        self.changed: list[str] = []
+        self.stale: list[str] = []
+        self.skipped: list[Skipped] = []
+        self.unchanged = self.chunks = self.tokens = self._new = 0
+        self._collection = collection
+        self._ledger = ledger
+        self._pending: dict[str, int] = {}
+        self._counted: set[str] = set()
+
+    def count(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Unchanged):
+            self.unchanged += 1
+        elif isinstance(outcome, Skipped):
+            self.skipped.append(outcome)
+            if outcome.stale and self._ledger.holds(outcome.source):
+                self.stale.append(outcome.source)
+        else:
+            source = outcome.document.source
+            (self.changed if self._ledger.holds(source) else self.added).append(source)
+            self._count_chunks(outcome)
+
+    def to_embed(self) -> int:
+        self._look_up()
+        return self._new
+
+    def _count_chunks(self, prepared: Prepared) -> None:
+        self.chunks += len(prepared.chunks)
+        if self._collection.embedder is None:
+            return
+        for chunk in prepared.chunks:
+            title_tokens = estimate_tokens(embedding_title(chunk))
+            self._pending[chunk_hash(chunk)] = estimate_tokens(chunk.text) + title_tokens
+        if len(self._pending) >= _PLAN_PAGE:
+            self._look_up()
+
+    def _look_up(self) -> None:
+        stored = stored_vectors(self._collection, self._pending) if self._stores_any() else {}
+        new = self._pending.keys() - stored.keys() - self._counted
+        self._counted |= new
+        self._new += len(new)
+        self.tokens += sum(self._pending[key] for key in new)
+        self._pending.clear()
+
+    def _stores_any(self) -> bool:
+        return bool(self._pending) and self._collection.exists()
+
+
+def _prepared_once(
+    documents: Iterable[Document | Skipped], preparer: Preparer
+) -> Generator[Outcome, None, None]:
+    seen: set[str] = set()
+    for document in documents:
+        if isinstance(document, Skipped):
+            yield document
+        elif document.source in seen:
+            reason = "a document of the same source came before it in this run"
+            yield Skipped(source=document.source, reason=reason)
+        else:
+            seen.add(document.source)
+            yield preparer.document(document)
+
+
+def _delete(
+    collection: Collection,
+    corpus: str,
+    field: str,
+    values: Sequence[str],
+    *,
+    but_of: Sequence[str] = (),
+) -> None:
+    """Delete the points of a corpus with one of these values in a field, but of some sources."""
+    kept = [match_any("source", but_of)] if but_of else None
+    for i in range(0, len(values), _DELETE_PAGE):
+        condition = match_any(field, values[i : i + _DELETE_PAGE])
+        page = of_corpus(corpus, condition, must_not=kept)
+        collection.client.delete(
+            collection.name, points_selector=models.FilterSelector(filter=page), wait=True
+        )
+
+
+def _chunker_note(collection: Collection) -> tuple[str, ...]:
+    before = collection.manifest.chunker
+    now = chunker_fingerprint(collection.chunker)
+    if before == now:
+        return ()
+    return (
+        f"the chunker changed from {before!r} to {now!r}: all documents are split again; chunks "
+        "with the same text keep their vectors",
+    )

@@ -1,0 +1,126 @@
+"""What a collection holds of a corpus, read from the collection itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from qdrant_client import models
+
+from ragkit.collection import Collection
+from ragkit.embeddings import Vectors
+from ragkit.schema import DENSE, match, match_any
+
+_PAGE = 4096
+_VECTOR_PAGE = 512
+_HEAD_FIELDS = ["source", "document_hash", "chunk_count"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    """The documents of a corpus as they are stored.
+
+    Attributes:
+        committed: Source to document hash, of complete documents: chunk 0 is there, and as many
+            points carry its document hash as it says.
+        broken: Sources with a chunk 0 whose other points are not all there.
+        stray: Document hashes of points that belong to no complete document: an interrupted run
+            left them.
+    """
+
+    committed: Mapping[str, str]
+    broken: frozenset[str] = frozenset()
+    stray: frozenset[str] = frozenset()
+
+    def holds(self, source: str) -> bool:
+        """Whether there may be points of this source."""
+        return source in self.committed or source in self.broken
+
+    @property
+    def sources(self) -> frozenset[str]:
+        """All sources that have a chunk 0."""
+        return self.broken.union(self.committed)
+
+
+def read_ledger(collection: Collection, corpus: str) -> Ledger:
+    """Read the commit records of a corpus and hold them against the points that are there."""
+    counts = _points_per_hash(collection, corpus)
+    committed: dict[str, str] = {}
+    broken: set[str] = set()
+    for source, document_hash, chunk_count in _heads(collection, corpus):
+        if counts.get(document_hash) == chunk_count:
+            committed[source] = document_hash
+        else:
+            broken.add(source)
+    return Ledger(
+        committed=committed,
+        broken=frozenset(broken),
+        stray=frozenset(counts).difference(committed.values()),
+    )
+
+
+def stored_vectors(collection: Collection, chunk_hashes: Iterable[str]) -> dict[str, Vectors]:
+    """The dense vectors stored for these chunk hashes, wherever they are in the collection."""
+    found: dict[str, Vectors] = {}
+    wanted = list(dict.fromkeys(chunk_hashes))
+    for i in range(0, len(wanted), _VECTOR_PAGE):
+        page = models.Filter(must=[match_any("chunk_hash", wanted[i : i + _VECTOR_PAGE])])
+        for record in _scroll(collection, page, payload=["chunk_hash"], vectors=[DENSE]):
+            vectors = record.vector
+            if isinstance(vectors, dict) and DENSE in vectors:
+                key = str((record.payload or {}).get("chunk_hash"))
+                found[key] = np.asarray(vectors[DENSE], np.float32)
+    return found
+
+
+def of_corpus(
+    corpus: str,
+    *must: models.Condition,
+    must_not: Sequence[models.Condition] | None = None,
+) -> models.Filter:
+    """A filter on the points of a corpus; nothing is ever deleted outside of one."""
+    return models.Filter(
+        must=[match("corpus", corpus), *must], must_not=list(must_not) if must_not else None
+    )
+
+
+def _heads(collection: Collection, corpus: str) -> Iterator[tuple[str, str, int]]:
+    heads = of_corpus(corpus, match("ordinal", 0))
+    for record in _scroll(collection, heads, payload=_HEAD_FIELDS):
+        fields = record.payload or {}
+        yield str(fields["source"]), str(fields["document_hash"]), int(fields["chunk_count"])
+
+
+def _points_per_hash(collection: Collection, corpus: str) -> dict[str, int]:
+    points = collection.client.count(collection.name, exact=True).count
+    hits = collection.client.facet(
+        collection.name,
+        "document_hash",
+        facet_filter=of_corpus(corpus),
+        limit=max(1, points),
+        exact=True,
+    ).hits
+    return {str(hit.value): hit.count for hit in hits}
+
+
+def _scroll(
+    collection: Collection,
+    scroll_filter: models.Filter,
+    *,
+    payload: list[str],
+    vectors: list[str] | None = None,
+) -> Iterator[models.Record]:
+    offset: models.ExtendedPointId | None = None
+    while True:
+        records, offset = collection.client.scroll(
+            collection.name,
+            scroll_filter=scroll_filter,
+            limit=_PAGE if vectors is None else _VECTOR_PAGE,
+            offset=offset,
+            with_payload=payload,
+            with_vectors=vectors or False,
+        )
+        yield from records
+        if offset is None:
+            return

@@ -1,0 +1,85 @@
+"""What an indexing run would do, does and has done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ragkit.documents import Skipped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexPlan:
+    """What indexing a folder would do: nothing has been written or embedded.
+
+    Attributes:
+        added: Sources that are new.
+        changed: Sources whose content or settings differ from what is stored.
+        unchanged: How many sources stay as they are.
+        removed: Sources that are stored and no longer there.
+        skipped: Files that would not be indexed, with reasons.
+        chunks: Chunks that would be written.
+        to_embed: Chunks whose vectors are not stored yet.
+        tokens: Estimated tokens of those, titles included.
+        notes: What is worth knowing beforehand.
+    """
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    unchanged: int
+    removed: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+    chunks: int
+    to_embed: int
+    tokens: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexReport:
+    """What an indexing run did; all that it counts is on disk.
+
+    Attributes:
+        added: Documents that were not there before.
+        changed: Documents replaced by a new version.
+        unchanged: Documents left as they were.
+        removed: Documents deleted because their file is gone or holds nothing to index any more.
+        chunks: Chunks written.
+        embedded: Texts given to the embedder.
+        reused: Chunks whose stored vectors served again.
+        skipped: Files that were not indexed, with reasons.
+        notes: What is worth knowing.
+        seconds: Wall time.
+    """
+
+    added: int
+    changed: int
+    unchanged: int
+    removed: int
+    chunks: int
+    embedded: int
+    reused: int
+    skipped: tuple[Skipped, ...]
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a run is.
+
+    Attributes:
+        seen: Files examined.
+        total: Files found; None where the number is not known.
+        committed: Documents committed.
+        chunks: Chunks written.
+    """
+
+    seen: int
+    total: int | None
+    committed: int
+    chunks: int
+
+
+ProgressCallback: TypeAlias = Callable[[Progress], None]

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ragkit.cache import CachedEmbedder
+from ragkit.embeddings import HashEmbedder, Vectors
+from ragkit.errors import EmbeddingError
+
+
+class Counting(HashEmbedder):
+    """Remembers what it was asked."""
+
+    def __init__(self, dim: int = 16) -> None:
+        super().__init__(dim)
+        self.asked: list[str] = []
+
+    def embed_documents(self, texts: Sequence[str], *, titles: Sequence[str]) -> Vectors:
+        self.asked += texts
+        return super().embed_documents(texts, titles=titles)
+
+    def embed_query(self, text: str) -> Vectors:
+        self.asked.append(text)
+        return super().embed_query(text)
+
+
+def test_a_text_is_embedded_once_and_comes_back_the_same(tmp_path: Path) -> None:
+    inner = Counting()
+    cached = CachedEmbedder(inner, tmp_path / "cache.db")
+    first = cached.embed_documents(["a b", "c d", "a b"], titles=["t", "t", "t"])
+    second = cached.embed_documents(["c d", "e f", "a b"], titles=["t", "t", "t"])
+    cached.close()
+    assert inner.asked == ["a b", "c d", "e f"]
+    np.testing.assert_array_equal(first[[1, 0]], second[[0, 2]])
+    plain = HashEmbedder(16).embed_documents(["a b", "c d", "a b"], titles=["t"] * 3)
+    np.testing.assert_allclose(first, plain, rtol=1e-6)
+
+
+def test_title_and_side_are_part_of_the_key(tmp_path: Path) -> None:
+    inner = Counting()
+    cached = CachedEmbedder(inner, tmp_path / "cache.db")
+    cached.embed_documents(["text"], titles=["one"])
+    cached.embed_documents(["text"], titles=["two"])
+    cached.embed_query("text")
+    cached.embed_query("text")
+    cached.close()
+    assert inner.asked == ["text", "text", "text"]
+
+
+def test_embedders_of_different_fingerprints_share_a_file_without_mixing(tmp_path: Path) -> None:
+    small = CachedEmbedder(HashEmbedder(16), tmp_path / "cache.db")
+    large = CachedEmbedder(HashEmbedder(32), tmp_path / "cache.db")
+    assert small.embed_query("keys").shape == (16,)
+    assert large.embed_query("keys").shape == (32,)
+    small.close()
+    large.close()
+
+
+def test_the_cache_outlives_the_process_and_holds_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "cache.db"
+    with_secret = CachedEmbedder(Counting(), path)
+    with_secret.embed_query("a canary sings")
+    with_secret.close()
+    assert b"canary" not in path.read_bytes()
+    inner = Counting()
+    again = CachedEmbedder(inner, path)
+    again.embed_query("a canary sings")
+    again.close()
+    assert inner.asked == []
+
+
+def test_many_processes_write_one_cache_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "cache.db"
+    program = """if True:
+        import sys
+        from ragkit.cache import CachedEmbedder
+        from ragkit.embeddings import HashEmbedder
+        cached = CachedEmbedder(HashEmbedder(16), sys.argv[1])
+        for i in range(60):
+            cached.embed_documents([f"text {i}", f"own {sys.argv[2]} {i}"], titles=["", ""])
+        cached.close()
+    """
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, str(path), str(n)], stderr=subprocess.PIPE)
+        for n in range(4)
+    ]
+    for process in processes:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors.decode()
+    with sqlite3.connect(path) as database:
+        (count,) = database.execute("SELECT count(*) FROM vectors").fetchone()
+    database.close()
+    assert count == 60 + 4 * 60
+
+
+def test_a_file_that_is_no_database_is_an_error_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "cache.db"
+    path.write_bytes(b"this is no database at all, not even a small one" * 100)
+    cached = CachedEmbedder(HashEmbedder(16), path)
+    with pytest.raises(EmbeddingError, match=r"cache\.db does not work as an embedding cache"):
+        cached.embed_query("keys")
+
+
+def test_a_row_of_the_wrong_width_is_embedded_again(tmp_path: Path) -> None:
+    path = tmp_path / "cache.db"
+    inner = Counting()
+    cached = CachedEmbedder(inner, path)
+    before = cached.embed_query("keys")
+    cached.close()
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE vectors SET vector = x'0000'")
+    database.close()
+    np.testing.assert_array_equal(cached.embed_query("keys"), before)
+    cached.close()
+    assert inner.asked == ["keys", "keys"]
+
+
+def test_a_bad_vector_is_not_cached(tmp_path: Path) -> None:
+    class Sick(HashEmbedder):
+        sick = True
+
+        def embed_query(self, text: str) -> Vectors:
+            vector = super().embed_query(text)
+            return vector * np.float32("nan") if self.sick else vector
+
+    inner = Sick(16)
+    cached = CachedEmbedder(inner, tmp_path / "cache.db")
+    with pytest.raises(EmbeddingError, match="NaN"):
+        cached.embed_query("keys")
+    inner.sick = False
+    assert np.isfinite(cached.embed_query("keys")).all()
+    cached.close()
+
+
+def test_no_texts_ask_for_nothing(tmp_path: Path) -> None:
+    cached = CachedEmbedder(HashEmbedder(16), tmp_path / "cache.db")
+    assert cached.embed_documents([], titles=[]).shape == (0, 16)
+    cached.close()

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import ragkit
+
+ROOT = Path(__file__).parent.parent
+
+
+def modules_after(statement: str) -> set[str]:
+    program = f"import sys; {statement}; print('\\n'.join(sys.modules))"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    return set(run.stdout.split())
+
+
+def test_all_names_are_sorted_and_load() -> None:
+    assert ragkit.__all__ == sorted(ragkit.__all__)
+    for name in ragkit.__all__:
+        assert getattr(ragkit, name).__module__.startswith("ragkit.")
+    assert set(ragkit.__all__) == {name for names in ragkit._HOMES.values() for name in names}
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    undocumented = [name for name in ragkit.__all__ if not getattr(ragkit, name).__doc__]
+    assert undocumented == []
+
+
+def test_importing_ragkit_loads_no_other_library() -> None:
+    loaded = {name.split(".")[0] for name in modules_after("import ragkit")}
+    assert not loaded & {"numpy", "qdrant_client", "qdrant_edge", "typer", "rich", "pydantic"}
+
+
+def test_the_command_line_loads_the_engine_only_when_it_works() -> None:
+    loaded = {name.split(".")[0] for name in modules_after("import ragkit.cli")}
+    assert not loaded & {"numpy", "qdrant_client", "qdrant_edge", "bs4", "langchain_text_splitters"}
+
+
+def test_modules_import_in_one_direction() -> None:
+    """Every module of the package loads alone, so no two need each other to load."""
+    for path in sorted((ROOT / "ragkit").rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        if name != "ragkit.__main__":
+            modules_after(f"import {name}")
+
+
+def test_the_embedded_engine_is_pinned_to_a_minor_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (pin,) = [each for each in project["dependencies"] if each.startswith("qdrant-edge-py")]
+    assert ",<0." in pin
