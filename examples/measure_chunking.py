@@ -32,7 +32,7 @@ from ragkit.sparse import Bm25Encoder, average_length
 
 SETTINGS = [
     f"{size}/{size * percent // 100}"
-    for size in (125, 190, 250, 310, 375, 500, 625)
+    for size in (125, 200, 250, 300, 350, 400, 500, 600)
     for percent in (0, 10, 20)
 ]
 BEST = 5  # chunks

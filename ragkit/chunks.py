@@ -26,18 +26,19 @@ DEFAULT_OVERLAP = 50
 _VERSION = 1  # raise it when the same settings begin to cut elsewhere
 _FINGERPRINT = re.compile(r"ragkit/\d+ max_tokens=(\d+) overlap=(\d+)")
 
-# Where a piece may begin: at the end of a match.
+# Where a piece may begin: at the end of a match, or of its group where it has one.
 _PARAGRAPH = re.compile(r"\n(?:[ \t\r\f]*\n)+|\f")
 _LINE = re.compile(r"\n")
 _SENTENCE = re.compile(r"[.!?\u2026](?=\s)|[\u3002\uff01\uff1f]")  # Latin and CJK full stops
 _TEXT = (_PARAGRAPH, _LINE, _SENTENCE)
 
-# Langchain's separators for Python know neither decorators nor methods indented by spaces. A
-# definition begins with its decorators: not after a line of one, or one that closes a bracket.
-_DEFINITION = r"(?:@|class |def |async def )"
+# Langchain's separators for Python know neither decorators nor methods indented by spaces. The
+# first definition in a block goes with the line above that opens the block.
+_DECORATORS = r"(?:[ \t]*@[^\n]*\n(?:(?![ \t]*(?:@|class |def |async ))[^\n]+\n){0,9}){0,9}"
+_DEFINITION = r"(?:class |def |async def )"
 _PYTHON = (
-    re.compile(rf"(?m:^)(?![@)])[^\n]*\n(?={_DEFINITION})"),
-    re.compile(rf"(?m:^)(?![ \t]*[@)])[^\n]*\n(?=[ \t]+{_DEFINITION})"),
+    re.compile(rf"(\n)(?=[@cda]){_DECORATORS}{_DEFINITION}"),
+    re.compile(rf"(\n)(?<!:\n)(?=[ \t]){_DECORATORS}[ \t]+{_DEFINITION}"),
 )
 
 _INK = re.compile(r"\S")
@@ -45,7 +46,7 @@ _SPACE = re.compile(r"\s")
 _FRESH_START = re.compile(r"(?<=\n)|(?<=[.!?\u2026]\s)(?=\S)|(?<=[\u3002\uff01\uff1f])")
 _WORD_START = re.compile(r"(?<=\s)(?=\S)")
 _ZERO_WIDTH_JOINER = "\u200d"
-_LOOKAHEAD = 40  # characters after a joint that it is recognised by
+_LOOKAHEAD = 400  # characters after a joint that it is recognised by
 _SMALL = 4  # a section is small up to this part of the limit
 
 
@@ -108,17 +109,9 @@ class Chunker:
 
     @classmethod
     def from_fingerprint(cls, fingerprint: str) -> Chunker | None:
-        """The chunker with the settings of a fingerprint of any version; None for another's."""
+        """The chunker of these settings, whatever its version; None if it is not one of these."""
         found = _FINGERPRINT.fullmatch(fingerprint)
         return cls(max_tokens=int(found[1]), overlap=int(found[2])) if found else None
-
-    @classmethod
-    def from_fingerprint(cls, fingerprint: str) -> Chunker | None:
-        """The chunker of these settings, whatever its version; None if it is not one of these."""
-        settings = re.fullmatch(r"ragkit/\d+ max_tokens=(\d+) overlap=(\d+)", fingerprint)
-        if settings is None:
-            return None
-        return cls(max_tokens=int(settings[1]), overlap=int(settings[2]))
 
     def __call__(self, document: Document) -> list[Chunk]:
         """Cut one document; an empty or blank one has no chunks.
@@ -186,9 +179,10 @@ def _units(sections: Sequence[Section], cutter: _Cutter) -> Iterator[Section]:
 def _united(group: list[Section], with_body: list[Section]) -> Section:
     """One section of several, under the headings that all of its text has in common."""
     # A heading without a body has no text under it: it does not shorten the path.
-    path = _shared([each.path for each in with_body or group])
+    told = with_body or group
+    path = _shared([each.path for each in told])
     listings = tuple(chain.from_iterable(each.listings for each in group))
-    return Section(group[0].start, group[0].body, group[-1].end, path, listings)
+    return Section(group[0].start, told[0].body, group[-1].end, path, listings)
 
 
 def _shared(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
@@ -202,7 +196,7 @@ def _shared(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Joints:
-    """Where a text may be cut; a piece may begin at the end of each match.
+    """Where a text may be cut, as patterns of what stands before a piece.
 
     Attributes:
         strong: Between things that stand for themselves: definitions, records. No overlap
@@ -242,7 +236,7 @@ class _Cutter:
         for left, right in self._pieces(section):
             while begin < right and count(begin, right) > limit:
                 room = limit - count(left, right)
-                stop = left if room >= 0 else self._fill(begin, done)
+                stop = left if room >= 0 else self._fill(begin, done, told)
                 last = self._trimmed(begin, stop)
                 if last > max(begin, told):
                     yield begin, last
@@ -257,6 +251,7 @@ class _Cutter:
     def _pieces(self, section: Section) -> Iterator[tuple[int, int]]:
         """Split a section into spans that fit, or that no joint can split further."""
         levels = (*self.joints.strong, *self.joints.weak)
+        first = self._ink(section.body, section.end)  # a heading is not cut from what follows
         todo = [(section.start, section.end, -1)]
         while todo:
             start, end, level = todo.pop()
@@ -266,8 +261,8 @@ class _Cutter:
             if level < 0:
                 inner = [*chain.from_iterable(section.listings)]
             else:
-                inner = [match.end() for match in levels[level].finditer(self.text, start, end)]
-            bounds = [start, *inner, end]
+                inner = _ends(levels[level], self.text, start, end)
+            bounds = [start, *(at for at in inner if first < at), end]
             # Reversed, for the first is to be taken next.
             todo += [
                 (left, right, level + 1)
@@ -275,7 +270,7 @@ class _Cutter:
                 if left < right
             ]
 
-    def _fill(self, begin: int, done: int) -> int:
+    def _fill(self, begin: int, done: int, told: int) -> int:
         """Where to end a chunk when no joint is left after `done`: at a space, else anywhere.
 
         The space has to lie in the chunk's second half; a longer word is cut where it is full.
@@ -284,15 +279,15 @@ class _Cutter:
         reach = self.tokens.forward(begin, self.max_tokens)
         if text[reach].isspace():
             return reach
-        middle = self.tokens.forward(begin, self.max_tokens // 2)
-        if space := _SPACE.search(text[max(done, middle) : reach][::-1]):
+        least = max(told, self.tokens.forward(begin, self.max_tokens // 2))
+        if space := _SPACE.search(text[max(done, least) : reach][::-1]):
             return reach - space.start()
-        if done > middle:
+        if done > least:
             return done
         at = reach
-        while at > middle and _continues(text, at):
+        while at > least and _continues(text, at):
             at -= 1
-        return at if at > middle else reach
+        return at if at > least else reach
 
     def _overlap_start(self, begin: int, stop: int, room: int) -> int:
         """Where the chunk after `begin:stop` begins; at `stop` where it cannot reach back.
@@ -305,7 +300,7 @@ class _Cutter:
             return stop
         text = self.text
         low = max(self.tokens.backward(stop, budget), begin + 1)
-        low = max(low, self._last_strong_joint(begin, low, stop))
+        low = max(low, self._last_strong_joint(low, stop))
         # A sentence's start is preferred where it costs little: full overlaps find more.
         for starts, last in ((_FRESH_START, low + (stop - low) // 3), (_WORD_START, stop)):
             if (match := starts.search(text, low, last)) and match.start() < stop:
@@ -316,26 +311,32 @@ class _Cutter:
             low += 1
         return low
 
-    def _last_strong_joint(self, begin: int, low: int, stop: int) -> int:
+    def _last_strong_joint(self, low: int, stop: int) -> int:
         """The last strong joint of `low:stop`, 0 for none."""
         if not self.joints.strong:
             return 0
-        # A joint is recognised by the line before it and by what comes after it.
-        line = max(begin, self.text.rfind("\n", begin, low - 1) + 1)
         found = (
-            match.end()
+            at
             for joint in self.joints.strong
-            for match in joint.finditer(self.text, line, stop + _LOOKAHEAD)
+            for at in _ends(joint, self.text, low - 1, stop + _LOOKAHEAD)
         )
         return max((at for at in found if at <= stop), default=0)
 
     def _ink(self, at: int, end: int) -> int:
         """The first character from `at` on that is not blank, with its line's indentation."""
         ink = _INK.search(self.text, at, end)
-        return max(at, self.text.rfind("\n", at, ink.start()) + 1) if ink else end
+        if not ink:
+            return end
+        if not at:
+            return self.text.rfind("\n", 0, ink.start()) + 1
+        return self.text.rfind("\n", at - 1, ink.start()) + 1 or ink.start()
 
     def _trimmed(self, start: int, end: int) -> int:
         return start + len(self.text[start:end].rstrip())
+
+
+def _ends(joint: re.Pattern[str], text: str, start: int, end: int) -> list[int]:
+    return [match.end(joint.groups) for match in joint.finditer(text, start, end)]
 
 
 def _continues(text: str, at: int) -> bool:

@@ -120,7 +120,7 @@ def index(
     walk: dict[str, Any] = {
         "corpus": corpus,
         "include": include or (),
-        "exclude": [*(exclude or ()), *_database_inside(folder, db)],
+        "exclude": exclude or (),
         "max_bytes": MAX_BYTES if max_mb is None else int(max_mb * 1_000_000),
     }
     with _store(db) as client:
@@ -261,7 +261,9 @@ def folder_name(folder: Path) -> str:
 def _store(db: str | None) -> Iterator[QdrantBase]:
     from ragkit.stores import connect
 
-    client = connect(_location(db))
+    location = _location(db)
+    api_key = os.environ.get("QDRANT_API_KEY") if "://" in location else None
+    client = connect(location, api_key=api_key)
     try:
         yield client
     finally:
@@ -270,13 +272,6 @@ def _store(db: str | None) -> Iterator[QdrantBase]:
 
 def _location(db: str | None) -> str:
     return db or os.environ.get("QDRANT_URL") or _DEFAULT_DB
-
-
-def _database_inside(folder: Path, db: str | None) -> list[str]:
-    """The exclude pattern that keeps a database out of the folder it indexes."""
-    location = Path(_location(db)).expanduser().resolve()
-    root = folder.expanduser().resolve()
-    return [f"/{location.relative_to(root)}/"] if location.is_relative_to(root) else []
 
 
 def _names(client: QdrantBase) -> list[str]:
@@ -303,7 +298,11 @@ def _existing(client: QdrantBase, name: str | None) -> Collection:
     elif not client.collection_exists(name):
         raise typer.BadParameter(_no_such(name, names))
     fingerprint = Collection(client, name).open().embedder
-    return Collection(client, name, embedder=builtin_embedder(fingerprint))
+    embedder = builtin_embedder(fingerprint)
+    if fingerprint is not None and embedder is None:
+        note = f"its vectors are of {fingerprint}, which only Python can bring: keywords alone"
+        typer.echo(f"collection {name!r}: {note}", err=True)
+    return Collection(client, name, embedder=embedder)
 
 
 def _embedder_for_writing(

@@ -145,7 +145,7 @@ class Collection:
         return manifest
 
     def open_for_writing(self) -> Manifest:
-        """As `open`, and the embedder may not be missing.
+        """As `open`, and the embedder may not be missing; missing payload indexes are made.
 
         Raises:
             CollectionMismatch: It holds vectors, and there is no embedder to make more.
@@ -157,6 +157,7 @@ class Collection:
                 f"{manifest.embedder}; without an embedder nothing can be added to it: "
                 "pass the embedder it was made with"
             )
+        self._create_missing_indexes()
         return manifest
 
     def create(self, *, avg_len: float) -> Manifest:
@@ -183,11 +184,7 @@ class Collection:
             hnsw_config=_NO_GRAPH if quantized and self.embedded else None,
             metadata=manifest.to_metadata(),
         )
-        for field, schema in {**PAYLOAD_INDEXES, **self._payload_indexes}.items():
-            self.client.create_payload_index(
-                self.name, field, field_schema=models.PayloadSchemaType(schema)
-            )
-        return self.open()
+        return self.open_for_writing()
 
     @property
     def manifest(self) -> Manifest:
@@ -275,6 +272,15 @@ class Collection:
         if self.embedder is None:
             return {}
         return {DENSE: models.VectorParams(size=self.embedder.dim, distance=models.Distance.COSINE)}
+
+    def _create_missing_indexes(self) -> None:
+        """Create payload indexes: all of them for a new collection, whatever a cut-off run owed."""
+        held = self.client.get_collection(self.name).payload_schema
+        for field, schema in {**PAYLOAD_INDEXES, **self._payload_indexes}.items():
+            if field not in held:
+                self.client.create_payload_index(
+                    self.name, field, field_schema=models.PayloadSchemaType(schema)
+                )
 
     def _outgrew_scan(self, config: models.CollectionConfig, points: int) -> bool:
         scanned = config.quantization_config is not None and config.hnsw_config.m == 0

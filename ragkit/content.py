@@ -70,7 +70,7 @@ def readable_name(source: str) -> str:
     name = file_name(source)
     stem = name.removesuffix(PurePosixPath(name).suffix)
     words = " ".join(_NAME_JOINT.sub(" ", stem).split())
-    return words or " ".join(name.split()) or source
+    return words or " ".join(name.split()) or "untitled"
 
 
 def file_name(source: str) -> str:

@@ -115,6 +115,7 @@ def _stated_title(title: str) -> str | None:
 def _read_docx(raw: bytes) -> Content:
     mammoth = require("mammoth", "files")
     package = packages.Package.open(raw, "DOCX")
+    package.refuse_document_types()
     html = mammoth.convert_to_html(
         BytesIO(raw),
         style_map="p[style-name='Title'] => h1:fresh\np[style-name='Subtitle'] => p:fresh",

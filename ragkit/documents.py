@@ -78,8 +78,8 @@ class Document:
     def __post_init__(self) -> None:
         for name in ("source", "text", "title"):
             value = getattr(self, name)
-            if not isinstance(value, str) or (name != "text" and not value.strip()):
-                raise ValueError(f"a document's {name} must be a string with text, not {value!r}")
+            if not isinstance(value, str) or (name != "text" and not value):
+                raise ValueError(f"a document's {name} must be a non-empty string, not {value!r}")
         if _UNSTORABLE.search(self.source):
             raise ValueError(
                 f"a document's source must have no NUL or lone surrogate: {self.source!r}"

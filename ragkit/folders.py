@@ -219,10 +219,11 @@ class _Walk:
         self._hidden = hidden
         self._max_bytes = max_bytes
         self._followed: set[str] = set()
+        self._rules_above = ignores.rules_above(Path(root), _ignore_lines)
 
     def run(self) -> Iterator[FoundFile | Skipped]:
         """Yield what is found, depth first."""
-        top = _Folder("", ignores.rules_above(Path(self._root), _ignore_lines))
+        top = _Folder("", self._rules_above)
         # A stack rather than recursion: folders may be nested deeper than Python's calls.
         stack = [self._entries(top)]
         while stack:
@@ -304,7 +305,7 @@ class _Walk:
     def _finds(self, real: str) -> bool:
         """Whether the walk comes to a file of the root under its own name."""
         parts = real[len(self._root.rstrip("/")) + 1 :].split("/")
-        rules = ignores.rules_above(Path(self._root), _ignore_lines)
+        rules = self._rules_above
         for depth, name in enumerate(parts):
             above = "".join(f"{part}/" for part in parts[:depth])
             ignore_file = Path(self._path(above), ignores.IGNORE_FILE)

@@ -80,6 +80,8 @@ _CODE_NAMES = frozenset({"CMakeLists.txt", "Dockerfile", "Jenkinsfile", "Makefil
 _MINIFIED_LINE_CHARS = 1_000
 _MINIFIED_CHARS = 10_000
 
+# Titles are much shorter; this bounds the work on a line without end.
+_MAX_HEADING_CHARS = 2_000
 _MAX_FRONT_MATTER_CHARS = 1 << 16
 _MAX_METADATA_VALUES = 500
 _MAX_METADATA_DEPTH = 8
@@ -101,9 +103,9 @@ _FRONT_MATTER = {
 _MARKDOWN_HEADING = re.compile(
     r"^ {0,3}(?:"
     r"(?P<fence>```+|~~~+)"
-    r"|(?P<marks>\#{1,6})[ \t]+(?P<atx>[^\n]*?)[ \t]*\#*[ \t]*$"
+    r"|(?P<marks>\#{1,6})[ \t]+(?P<atx>[^\n]*)$"
     r"|(?P<setext>[^\s\#>|<`~*+-][^\n]*)\n {0,3}(?P<line>=+|-{2,})[ \t]*$"
-    r"|<h(?P<level>[1-6])\b[^>]*>(?P<html>.*?)</h[1-6]>"
+    r"|<h(?P<level>[1-6])\b[^>]{0,1000}>(?P<html>.{0,1000}?)</h[1-6]>"
     r")",
     re.MULTILINE | re.DOTALL,
 )
@@ -195,16 +197,22 @@ def _markdown_headings(text: str) -> Iterator[tuple[int, str]]:
             end = close.search(text, text.find("\n", position) + 1 or len(text))
             position = end.end() if end else len(text)
         elif found["marks"]:
-            yield len(found["marks"]), found["atx"]
+            yield len(found["marks"]), _without_closing_marks(found["atx"])
         elif found["setext"]:
             yield 1 if found["line"].startswith("=") else 2, found["setext"]
         else:
             yield int(found["level"]), found["html"]
 
 
+def _without_closing_marks(heading: str) -> str:
+    """Return what "# Heading ##" says; the mark of "# C#" is a part of it."""
+    bare = heading.rstrip(" \t").rstrip("#")
+    return bare if not bare or bare[-1] in " \t" else heading
+
+
 def _plain_markdown(heading: str) -> str:
     """Return a heading without its marks; what is in code spans stays as it is."""
-    parts = re.split(r"`+", heading)
+    parts = re.split(r"`+", heading[:_MAX_HEADING_CHARS])
     parts[::2] = [_MARKDOWN_MARKS.sub(r"\1", _MARKDOWN_LINK.sub(r"\1", p)) for p in parts[::2]]
     return "".join(parts)
 
@@ -217,7 +225,7 @@ def _rst_heading(found: re.Match[str]) -> str | None:
     # A table's rule may stand below a row; a title's line is about as long as the title.
     if len(found["line"]) < len(title) - 2:
         return None
-    return clean_title(_RST_ROLE.sub(r"\1", title).replace("`", ""))
+    return clean_title(_RST_ROLE.sub(r"\1", title[:_MAX_HEADING_CHARS]).replace("`", ""))
 
 
 def _front_matter(text: str) -> tuple[dict[str, Any], int]:

@@ -12,6 +12,7 @@ from qdrant_client import models
 
 from ragkit.collection import Collection, chunker_fingerprint
 from ragkit.documents import Document, Skipped
+from ragkit.edge import EdgeClient
 from ragkit.errors import CollectionNotFound, DocumentError
 from ragkit.folders import MAX_BYTES, FoundFile, find_files
 from ragkit.ledger import Ledger, of_corpus, read_ledger, stored_vectors
@@ -66,7 +67,7 @@ class Indexer:
             CollectionMismatch: The collection was made with another embedder or other settings;
                 nothing has been embedded.
         """
-        found = _Walk.of(folder, include=include, exclude=exclude, max_bytes=max_bytes)
+        found = self._walk(folder, include=include, exclude=exclude, max_bytes=max_bytes)
         run = self._run(corpus or found.corpus, progress, total=len(found.files))
         found.refuse_to_empty(run.ledger)
         run.skip(found.skipped)
@@ -100,7 +101,7 @@ class Indexer:
         max_bytes: int = MAX_BYTES,
     ) -> IndexPlan:
         """Say what `sync` would do and what it would embed, and do nothing."""
-        found = _Walk.of(folder, include=include, exclude=exclude, max_bytes=max_bytes)
+        found = self._walk(folder, include=include, exclude=exclude, max_bytes=max_bytes)
         exists = self._open()
         ledger = self._ledger(corpus or found.corpus)
         found.refuse_to_empty(ledger)
@@ -134,6 +135,26 @@ class Indexer:
             _delete(self._collection, name, "source", held)
             removed += len(held)
         return removed
+
+    def _walk(
+        self, folder: str | Path, *, include: Sequence[str], exclude: Sequence[str], max_bytes: int
+    ) -> _Walk:
+        root = Path(folder).expanduser().resolve()
+        exclude = [*exclude, *self._own_database(root)]
+        found = list(find_files(root, include=include, exclude=exclude, max_bytes=max_bytes))
+        return _Walk(
+            root=root,
+            files=tuple(item for item in found if isinstance(item, FoundFile)),
+            skipped=tuple(item for item in found if isinstance(item, Skipped)),
+        )
+
+    def _own_database(self, root: Path) -> list[str]:
+        """The pattern that keeps an embedded database out of the folder that it indexes."""
+        client = self._collection.client
+        if not isinstance(client, EdgeClient):
+            return []
+        path = client.path.resolve()
+        return [f"/{path.relative_to(root)}/"] if root in path.parents else []
 
     def _open(self) -> bool:
         try:
@@ -237,23 +258,6 @@ class _Walk:
     root: Path
     files: tuple[FoundFile, ...]
     skipped: tuple[Skipped, ...]
-
-    @classmethod
-    def of(
-        cls,
-        folder: str | Path,
-        *,
-        include: Sequence[str],
-        exclude: Sequence[str],
-        max_bytes: int,
-    ) -> _Walk:
-        root = Path(folder).expanduser().resolve()
-        found = list(find_files(root, include=include, exclude=exclude, max_bytes=max_bytes))
-        return cls(
-            root=root,
-            files=tuple(item for item in found if isinstance(item, FoundFile)),
-            skipped=tuple(item for item in found if isinstance(item, Skipped)),
-        )
 
     @property
     def corpus(self) -> str:

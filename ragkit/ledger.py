@@ -45,7 +45,7 @@ class Ledger:
 
 def read_ledger(collection: Collection, corpus: str) -> Ledger:
     """Read the commit records of a corpus and hold them against the points that are there."""
-    counts = _points_per_hash(collection, corpus)
+    counts = _points_per_hash(collection)
     committed: dict[str, str] = {}
     broken: set[str] = set()
     for source, document_hash, chunk_count in _heads(collection, corpus):
@@ -53,10 +53,14 @@ def read_ledger(collection: Collection, corpus: str) -> Ledger:
             committed[source] = document_hash
         else:
             broken.add(source)
+    if not counts.keys() - committed.values():
+        return Ledger(committed=committed)
+    # Other corpora, or what an interrupted run left: only now is the slower count worth it.
+    own = _points_per_hash(collection, of_corpus(corpus))
     return Ledger(
         committed=committed,
         broken=frozenset(broken),
-        stray=frozenset(counts).difference(committed.values()),
+        stray=frozenset(own).difference(committed.values()),
     )
 
 
@@ -92,14 +96,10 @@ def _heads(collection: Collection, corpus: str) -> Iterator[tuple[str, str, int]
         yield str(fields["source"]), str(fields["document_hash"]), int(fields["chunk_count"])
 
 
-def _points_per_hash(collection: Collection, corpus: str) -> dict[str, int]:
+def _points_per_hash(collection: Collection, within: models.Filter | None = None) -> dict[str, int]:
     points = collection.client.count(collection.name, exact=True).count
     hits = collection.client.facet(
-        collection.name,
-        "document_hash",
-        facet_filter=of_corpus(corpus),
-        limit=max(1, points),
-        exact=True,
+        collection.name, "document_hash", facet_filter=within, limit=max(1, points), exact=True
     ).hits
     return {str(hit.value): hit.count for hit in hits}
 

@@ -82,6 +82,18 @@ class Package:
         parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)
         return etree.fromstring(self.archive.read(name), parser)
 
+    def refuse_document_types(self) -> None:
+        """Refuse XML that declares entities, for readers that would expand them.
+
+        Raises:
+            DocumentError: There is such a member; the standard allows none.
+        """
+        for name in self.archive.namelist():
+            if name.endswith((".xml", ".rels")):
+                with self.archive.open(name) as member:
+                    if b"<!DOCTYPE" in member.read(1024):
+                        raise malformed(self.kind, ValueError(f"{name} has a document type"))
+
     def properties(self) -> tuple[str | None, dict[str, str]]:
         """Return the title and the author that an Office file states."""
         try:

@@ -160,20 +160,19 @@ class Retriever:
     ) -> models.QueryRequest | None:
         """The request to send; None when the query holds nothing to search for."""
         sides = self._sides(query, mode, params)
-        shared = {
-            "limit": limit,
-            "score_threshold": score_threshold,
-            "with_payload": _FIELDS,
-            "filter": filter,
-        }
         if not sides:
             return None
+        request = models.QueryRequest(
+            limit=limit, score_threshold=score_threshold, with_payload=_FIELDS, filter=filter
+        )
         if len(sides) == 1:
-            return models.QueryRequest(**sides[0], **shared)
+            return request.model_copy(update=sides[0])
         candidates = max(_CANDIDATES, _CANDIDATES_PER_HIT * limit)
-        prefetch = [models.Prefetch(**side, filter=filter, limit=candidates) for side in sides]
-        fusion = models.RrfQuery(rrf=models.Rrf(k=_RRF_K))
-        return models.QueryRequest(prefetch=prefetch, query=fusion, **shared)
+        request.prefetch = [
+            models.Prefetch(**side, filter=filter, limit=candidates) for side in sides
+        ]
+        request.query = models.RrfQuery(rrf=models.Rrf(k=_RRF_K))
+        return request
 
     def _sides(self, query: str, mode: Mode, params: models.SearchParams) -> list[dict[str, Any]]:
         """The searches to make: by meaning, by words, or both."""

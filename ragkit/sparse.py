@@ -16,7 +16,7 @@ import qdrant_edge
 from qdrant_client import models
 
 # Chinese, Japanese and Korean are read as overlapping pairs of characters, as Lucene's
-# CJKAnalyzer does: a dictionary would have to guess the language, and guesses a short query's wrong.
+# CJKAnalyzer does: a dictionary must guess the language first, and for a short query guesses wrong.
 _CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]+")
 # Thai, Lao, Burmese and Khmer put no space between words either: the engine's dictionaries do.
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]")

@@ -18,18 +18,15 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 
-# First bytes of common binary files; what they begin is not text, however it reads.
+# First bytes of common binary files, none of which a text begins with (as it may with "GIF89a");
+# the others are told by their control characters.
 _MAGIC = (
     b"\x7fELF",
     b"\x89PNG",
     b"\xff\xd8\xff",
-    b"GIF87a",
-    b"GIF89a",
-    b"%PDF-",
     b"PK\x03\x04",
     b"PK\x05\x06",
     b"\x1f\x8b",
-    b"BZh",
     b"\xfd7zXZ\x00",
     b"\x28\xb5\x2f\xfd",
     b"7z\xbc\xaf\x27\x1c",
@@ -37,11 +34,6 @@ _MAGIC = (
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
     b"\xca\xfe\xba\xbe",
     b"\xcf\xfa\xed\xfe",
-    b"OggS",
-    b"ID3",
-    b"fLaC",
-    b"wOFF",
-    b"wOF2",
     b"\x00asm",
     b"SQLite format 3\x00",
 )
@@ -71,12 +63,13 @@ _LEGACY = (
     "euc_jp",
     "gb18030",
     "iso8859_2",
+    "iso8859_5",
     "koi8_r",
 )
-# The letters of Western Europe that Windows-1250 has otherwise. Without the "õ", which is common
-# in Windows-1250 as Hungarian's "ő".
-_WESTERN = frozenset("àâãåæçèêëìîïñòôøùûÿœßÀÂÃÅÆÇÈÊËÌÎÏÑÒÔØÙÛŸŒáéíóöúüäÁÉÍÓÖÚÜÄýÝ")
-_HIGH_BYTE = re.compile(rb"[\x80-\xff]")
+_LATIN = ("cp1250", "cp1252", "cp1254", "iso8859_2")
+# The letters beyond ASCII that are common in Western Europe.
+_WESTERN = frozenset("àâãåæçèêëìîïñòôøùûÿœßÀÂÃÅÆÇÈÊËÌÎÏÑÒÔØÙÛŸŒáéíóöúüäÁÉÍÓÖÚÜÄªº")
+_HIGH_RUN = re.compile(rb"[\x80-\xff]+")
 # Letters and quotation marks in Windows' encodings, unused in ISO's.
 _C1_BYTES = re.compile(rb"[\x80-\x9f]")
 
@@ -90,7 +83,7 @@ def is_binary(head: bytes) -> bool:
     if head.startswith(_MAGIC):
         return True
     sample = head[:_SAMPLE_BYTES]
-    if _unmarked_utf16(sample) or any(sample.startswith(bom) for bom, _ in _BOMS):
+    if _unicode_mark(sample) or _unmarked_utf16(sample):
         return False
     controls = len(sample) - len(sample.translate(None, _CONTROLS))
     if not controls:
@@ -119,20 +112,23 @@ def decode(raw: bytes, *, declared: str | None = None) -> str:
 
 
 def _decode(raw: bytes, declared: str | None) -> str:
-    for bom, encoding in _BOMS:
-        if raw.startswith(bom):
-            return raw[len(bom) :].decode(encoding, "replace")
-    if utf16 := _unmarked_utf16(raw[:_SAMPLE_BYTES]):
-        return raw.decode(utf16, "replace")
+    encoding = _unicode_mark(raw) or _unmarked_utf16(raw[:_SAMPLE_BYTES])
+    if encoding is not None:
+        text = raw.decode(encoding, "replace").removeprefix("\ufeff")
+        if _strange_share(text[:_SAMPLE_BYTES]) > _MAX_CONTROLS_UTF8:
+            raise DocumentError("binary file", stale=True)
+        return text
     if is_binary(raw):
         raise DocumentError("binary file", stale=True)
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
-        pass
-    if declared and (text := _decode_as(raw, declared)) is not None:
-        return text
-    return _decode_mostly_utf8(raw) or _decode_legacy(raw)
+        declared_text = _decode_as(raw, declared) if declared else None
+        return declared_text or _decode_mostly_utf8(raw) or _decode_legacy(raw)
+
+
+def _unicode_mark(raw: bytes) -> str | None:
+    return next((encoding for bom, encoding in _BOMS if raw.startswith(bom)), None)
 
 
 def _decode_as(raw: bytes, encoding: str) -> str | None:
@@ -173,24 +169,40 @@ def _detect(raw: bytes) -> str | None:
 
     for size in (1 << 14, 1 << 11):  # what is undecided over much text is often clear over less
         part = _telling_part(raw, size)
-        best = from_bytes(part, cp_isolation=list(_LEGACY)).best()
+        latin = _is_latin(part)
+        if latin and _is_western(part):
+            return "cp1252"
+        best = from_bytes(part, cp_isolation=list(_LATIN if latin else _LEGACY)).best()
+        if best is not None and best.encoding in {"cp1250", "iso8859_2"}:
+            return _central_or_western(part)
         if best is not None:
-            central = best.encoding in {"cp1250", "iso8859_2"}
-            return _central_or_western(part) if central else best.encoding
+            return best.encoding
     return None
+
+
+def _is_latin(part: bytes) -> bool:
+    """Whether accented letters stand alone among plain ones, as in no other alphabet."""
+    lines = [line for line in part.split(b"\n") if _HIGH_RUN.search(line)]
+    runs = [len(run) for line in lines for run in _HIGH_RUN.findall(line)]
+    return sum(runs) < 1.5 * len(runs) and 3 * sum(runs) <= sum(map(len, lines))
+
+
+def _is_western(part: bytes) -> bool:
+    letters = {c for c in part.decode("cp1252", "replace") if c > "\x7f" and c.isalnum()}
+    # In Windows-1250 "õ" is Hungarian's common "ő"; Portuguese has "ã" with it.
+    return letters <= _WESTERN or ("ã" in letters and letters <= _WESTERN | {"õ"})
 
 
 def _central_or_western(part: bytes) -> str:
     """Tell apart three encodings that charset-normalizer takes for one another."""
-    letters = {c for c in part.decode("cp1252", "replace") if c > "\x7f" and c.isalnum()}
-    if letters <= _WESTERN:
+    if _is_western(part):
         return "cp1252"
     return "cp1250" if _C1_BYTES.search(part) else "iso8859_2"
 
 
 def _telling_part(raw: bytes, size: int) -> bytes:
     """Return about `size` bytes from the first line with non-ASCII characters on."""
-    first = _HIGH_BYTE.search(raw)
+    first = _HIGH_RUN.search(raw)
     start = raw.rfind(b"\n", 0, first.start()) + 1 if first else 0
     if first and first.start() - start > size:  # one endless line
         start = first.start()
@@ -205,9 +217,14 @@ def _unmarked_utf16(sample: bytes) -> str | None:
     for many, few, encoding in ((odd, even, "utf-16-le"), (even, odd, "utf-16-be")):
         if pairs and many > 0.2 * pairs and few <= 0.01 * pairs:
             text = sample[: pairs * 2].decode(encoding, "replace")
-            strange = sum(not (c.isprintable() or c.isspace()) or c == "\ufffd" for c in text)
-            return encoding if strange <= 0.01 * len(text) else None
+            return encoding if _strange_share(text) <= _MAX_CONTROLS else None
     return None
+
+
+def _strange_share(text: str) -> float:
+    """Return how much of a text is neither printable nor white, or could not be decoded."""
+    strange = sum(not (c.isprintable() or c.isspace()) or c == "\ufffd" for c in text)
+    return strange / max(1, len(text))
 
 
 def _is_utf8(sample: bytes) -> bool:

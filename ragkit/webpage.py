@@ -70,12 +70,12 @@ def html_content(page: str) -> Content:
     title = root.findtext(".//title")
     main = _main_element(root)
     try:
-        text = "\n\n".join(_blocks(main))
+        text, heading = "\n\n".join(_blocks(main)), _heading_title(main)
     except RecursionError:  # elements nested deeper than anybody writes
-        text = _AMBIGUOUS.sub(r"\\", "\n".join(filter(str.strip, main.itertext())))
+        text, heading = _AMBIGUOUS.sub(r"\\", "\n".join(filter(str.strip, main.itertext()))), None
     return Content(
         text=text + "\n" if text else "",
-        title=_heading_title(main) or clean_title(title or ""),
+        title=heading or clean_title(title or ""),
         format="markdown",
     )
 
@@ -326,18 +326,27 @@ def _table(element: _Element) -> list[str]:
     """Write a table of data as rows, one of layout as the blocks of its cells."""
     rows = [
         [cell for cell in row if cell.tag in {"td", "th"} and not _dropped(cell)]
-        for row in element.iter("tr")
+        for row in _rows(element)
     ]
     rows = [row for row in rows if row]
     width = max((len(row) for row in rows), default=0)
-    layout = next(element.iter("pre", "table", "h1", "h2", "h3", "ul", "ol", "dl"), None)
+    layout = next(element.iterdescendants("pre", "table", "dl", *_HEADINGS), None)
     caption = [text for child in element.iterchildren("caption") if (text := _inline(child))]
-    if width < 2 or len(rows) < 2 or (layout is not None and layout is not element):
+    if width < 2 or len(rows) < 2 or layout is not None:
         return caption + [block for row in rows for cell in row for block in _blocks(cell)]
     cells = [[_inline(cell).replace("|", "\\|") for cell in row] for row in rows]
     lines = ["| " + " | ".join(row + [""] * (width - len(row))) + " |" for row in cells]
     lines.insert(1, "|" + " --- |" * width)
     return [*caption, "\n".join(lines)]
+
+
+def _rows(table: _Element) -> Iterator[_Element]:
+    """Yield a table's own rows, not those of tables within it."""
+    for child in table:
+        if child.tag == "tr":
+            yield child
+        elif child.tag in {"thead", "tbody", "tfoot"}:
+            yield from child.iterchildren("tr")
 
 
 _HANDLERS: dict[str, Callable[[_Element], list[str]]] = {

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import ragkit
 from ragkit.cli import app, folder_name
+from ragkit.embeddings import HashEmbedder
 
 PROGRAM = [sys.executable, "-m", "ragkit"]
 
@@ -114,6 +116,18 @@ def test_an_embedder_once_chosen_is_used_again_without_asking(here: Path) -> Non
     assert (collection["embedder"], collection["quantization"]) == ("hash-v1 dim=64", "binary")
 
 
+def test_a_collection_of_a_foreign_embedder_is_searched_by_keywords_and_says_so(here: Path) -> None:
+    class Foreign(HashEmbedder):
+        fingerprint = "foreign-model dim=32"
+
+    with ragkit.EdgeClient(".ragkit") as client:
+        docs = ragkit.Collection(client, "notes", embedder=Foreign(32))
+        ragkit.Indexer(docs).sync("notes")
+    result = CliRunner().invoke(app, ["search", "rotate keys", "--json"])
+    assert "vectors are of foreign-model dim=32" in result.stderr
+    assert json.loads(result.stdout)["hits"][0]["source"] == "guide/keys.md"
+
+
 def test_another_embedder_than_before_is_refused(here: Path) -> None:
     run("index", "notes")
     error = run_json("index", "notes", "--embedder", "hash", code=1)["error"]
@@ -161,7 +175,7 @@ def test_drop_asks_first(here: Path) -> None:
         (["index", "notes", "--dim", "64"], 2, "--dim goes with"),
         (["index", "notes", "--language", "klingon"], 2, "klingon"),
         (["index", "notes", "--overlap", "9000"], 2, "overlap"),
-        (["index"], 2, "FOLDER"),
+        (["index"], 2, "Missing argument"),
         (["search", "keys"], 2, "ragkit index FOLDER"),
         (["search", "keys", "--collection", "none"], 2, "no collection 'none'"),
         (["search", "keys", "--limit", "0"], 2, "limit"),

@@ -31,6 +31,9 @@ JAPANESE = (
     "鍵は九十日ごとに交換してください。古い鍵は管理画面から無効にします。これは日本語の文章です。"
 )
 CHINESE = "密钥应每九十天更换一次。旧密钥可以在控制台中吊销。这是一个中文文本,用于测试。"
+HUNGARIAN = (
+    "Az őrült ötletű tűzoltó a kulcsokat minden kilencven nap után cseréli, és erről űrlap szól."
+)
 KOREAN = "키는 90일마다 교체해야 합니다. 이전 키는 콘솔에서 폐기할 수 있습니다."
 DASHES = "The keys – all of them – are rotated “quarterly”; it’s automatic, and all else is ASCII."
 
@@ -47,6 +50,7 @@ DASHES = "The keys – all of them – are rotated “quarterly”; it’s autom
         (SPANISH, "latin-1"),
         (DASHES, "cp1252"),
         (POLISH, "cp1250"),
+        (HUNGARIAN, "cp1250"),
         (CZECH, "cp1250"),
         (CZECH, "iso8859-2"),
         (TURKISH, "cp1254"),
@@ -63,6 +67,14 @@ DASHES = "The keys – all of them – are rotated “quarterly”; it’s autom
 def test_old_encodings_are_detected(text: str, encoding: str, times: int) -> None:
     whole = (text + "\n") * times
     assert decode(whole.encode(encoding)) == whole
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["£5 each", "café", "20 °C ± 1", "# über\nx = 1", "§ 4", "It’s", "€ 30", "pão, ações e não"],
+)
+def test_a_few_accents_and_signs_are_taken_for_western(text: str) -> None:
+    assert decode(text.encode("cp1252")) == text
 
 
 def test_old_encodings_are_detected_behind_much_ascii() -> None:
@@ -114,6 +126,16 @@ def test_stray_nuls_do_not_make_a_text_binary() -> None:
 
 def test_terminal_colours_do_not_make_a_text_binary() -> None:
     assert not is_binary(b"\x1b[31mred\x1b[0m \x08\x0c" * 10)
+
+
+@pytest.mark.parametrize("text", ["GIF89a is a format", "ID3 tags", "%PDF- begins PDFs", "MZ, PK"])
+def test_a_text_about_binary_formats_is_a_text(text: str) -> None:
+    assert not is_binary(text.encode())
+
+
+def test_noise_behind_a_byte_order_mark_is_binary() -> None:
+    with pytest.raises(DocumentError, match="binary file"):
+        decode(b"\xff\xfe" + bytes(range(256)) * 20)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +194,8 @@ def test_front_matter_in_toml_is_read_too() -> None:
         "+++\nno toml\n+++\nBody\n",
         "---\na: !!python/object:os.system x\n---\nBody\n",
         "---\na: &a [*a]\n---\nBody\n",
-        "---\na: &a [1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a]\nc: [*b,*b,*b,*b,*b,*b,*b]\n---\nx",
+        "---\na: &a [1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a]\n"
+        "c: [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n---\nx",
     ],
 )
 def test_front_matter_that_cannot_be_read_stays_in_the_text(text: str) -> None:
@@ -198,6 +221,8 @@ def test_odd_values_of_front_matter_become_text() -> None:
         ("```\n# never closed\n", None),
         ("    # code\n", None),
         ("#hashtag\n", None),
+        ("# C#\n", "C#"),
+        ("# ##\n", None),
         ("# `__init__` and [link](http://x/y) **bold** {#id}\n", "__init__ and link bold"),
         ("# snake_case and 2 \\* 3\n", "snake_case and 2 * 3"),
         ('<h1 align="center">Big <img src="x"> tool</h1>\n\n## a\n', "Big tool"),
@@ -207,6 +232,14 @@ def test_odd_values_of_front_matter_become_text() -> None:
 )
 def test_the_title_of_markdown_is_its_first_heading(text: str, title: str | None) -> None:
     assert read_markdown(text).title == title
+
+
+@pytest.mark.parametrize(
+    "line", ["# " + "#" * 300_000 + "x", "\n<h1>" * 60_000, "# " + "[" * 300_000, "x\n" * 200_000]
+)
+def test_the_search_for_a_title_is_not_slowed_by_odd_texts(line: str) -> None:
+    read_markdown(line)  # hangs for minutes if a pattern backtracks
+    read_rst(line)
 
 
 def test_long_titles_are_cut() -> None:
@@ -425,6 +458,13 @@ def test_tables_of_data_become_rows_and_tables_of_layout_do_not() -> None:
         "<table><caption>Cap</caption><tr><th>a<th>b<tr><td>1|2<td>x<br>y<tr><td>3</table>"
     ) == ("Cap\n\n| a | b |\n| --- | --- |\n| 1\\|2 | x y |\n| 3 |  |\n")
     assert html("<table><tr><td>Note<td><p>One.</p><p>Two.</p></table>") == "Note\n\nOne.\n\nTwo.\n"
+
+
+def test_tables_in_tables_are_written_once() -> None:
+    inner = "<p>deep"
+    for _ in range(40):
+        inner = f"<table><tr><td>x<td>y<tr><td>{inner}<td>z</table>"
+    assert html(inner).count("deep") == 1
 
 
 def test_code_blocks_are_fenced_with_their_language() -> None:

@@ -36,6 +36,11 @@ class CollectionAccess(QdrantBase):
         self._catalog = Catalog(self._path)
         self._catalog.sweep()
 
+    @property
+    def path(self) -> Path:
+        """The folder that holds the collections."""
+        return self._path
+
     def close(self, **kwargs: Any) -> None:
         """Flush and close all collections and let other processes use them."""
         refuse_options(kwargs)
@@ -60,9 +65,9 @@ class CollectionAccess(QdrantBase):
             StoreLocked: Another process has it.
         """
         self._check_open()
-        name = self._catalog.resolve(collection_name)
-        shard = self._shards.get(name)
-        return self._opened(name) if shard is None else shard
+        # No alias has the name of a collection, and ours cannot be deleted behind our back.
+        shard = self._shards.get(collection_name)
+        return self._opened(self._catalog.resolve(collection_name)) if shard is None else shard
 
     def _opened(self, name: str) -> Shard:
         check_name(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from typing import Any, NoReturn, Self
 
@@ -256,8 +257,8 @@ class EdgeClient(PointReads, PointWrites):
         shard = self._shard(collection_name)
         with shard.exclusive():
             before = index_types(shard)
-            operation = edge.UpdateOperation.create_field_index(field_name, schema)
-            result = shard.write(operation, wait=wait)
+            create = partial(edge.UpdateOperation.create_field_index, field_name, schema)
+            result = shard.write(create, wait=wait)
             if index_types(shard) != before and has_built_graphs(shard):
                 shard.optimize(force=True)
         return result
@@ -267,8 +268,8 @@ class EdgeClient(PointReads, PointWrites):
     ) -> models.UpdateResult:
         """Remove the index of a payload key; one that is not there is no error."""
         refuse_options(kwargs)
-        operation = edge.UpdateOperation.delete_field_index(field_name)
-        return self._shard(collection_name).write(operation, wait=wait)
+        delete = partial(edge.UpdateOperation.delete_field_index, field_name)
+        return self._shard(collection_name).write(delete, wait=wait)
 
     def optimize(self, collection_name: str, *, force: bool = False) -> None:
         """Build the indexes that are due: graphs, quantized vectors, merged segments.

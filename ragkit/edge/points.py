@@ -407,24 +407,26 @@ def to_edge_with_vector(selector: Any, schema: VectorSchema) -> bool | list[str]
 
 def from_edge_record(record: edge.Record) -> models.Record:
     """A stored point as the server gives it; vectors under cosine are the normalised ones."""
-    return models.Record.model_construct(
-        id=from_edge_id(record.id),
-        payload=record.payload,
-        vector=from_edge_vectors(record.vector),
-        order_value=record.order_value,
+    found = models.Record(
+        id=from_edge_id(record.id), payload=record.payload, order_value=record.order_value
     )
+    if (vectors := record.vector) is not None:
+        found.vector = from_edge_vectors(vectors)  # set afterwards, its numbers are not validated
+    return found
 
 
 def from_edge_scored(point: edge.ScoredPoint) -> models.ScoredPoint:
     """A found point as the server gives it; vectors under cosine are the normalised ones."""
-    return models.ScoredPoint.model_construct(
+    found = models.ScoredPoint(
         id=from_edge_id(point.id),
         version=point.version,
         score=point.score,
         payload=point.payload,
-        vector=from_edge_vectors(point.vector),
         order_value=point.order_value,
     )
+    if (vectors := point.vector) is not None:
+        found.vector = from_edge_vectors(vectors)  # as above
+    return found
 
 
 def from_edge_vectors(vectors: Any) -> Any:

@@ -8,8 +8,9 @@ So such a request asks for everything that the prefetches can give, without payl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import groupby
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 import qdrant_edge as edge
@@ -119,14 +120,12 @@ def finish_query(
 
     Points of equal score are in the order of their ids.
     """
-    found = list(points)
-    if not _keeps_order(request):
-        found = list(_ties_by_id(found))
+    found = list(points) if _keeps_order(request) else _ties_by_id(list(points))
     if needs_all_fused(request):
         found = found[_offset(request) : _offset(request) + limit_of(request)]
         return _with_records(found, request, retrieve)
     hits = [from_edge_scored(point) for point in found]
-    if not request.with_vector:
+    if not request.with_vector and hits and hits[0].vector is not None:
         for hit in hits:
             hit.vector = None  # after MMR the engine leaves in the vectors that it compared
     return hits
@@ -146,9 +145,16 @@ def _with_records(
     return hits
 
 
-def _ties_by_id(points: list[edge.ScoredPoint]) -> Iterator[edge.ScoredPoint]:
-    for _, equal in groupby(points, key=lambda point: (point.score, point.order_value)):
-        yield from sorted(equal, key=lambda point: id_order(from_edge_id(point.id)))
+def _ties_by_id(points: list[edge.ScoredPoint]) -> list[edge.ScoredPoint]:
+    ranks = [(point.score, point.order_value) for point in points]
+    if len(set(ranks)) == len(ranks):
+        return points
+    ranked = zip(ranks, points, strict=True)
+    return [
+        point
+        for _, equal in groupby(ranked, key=itemgetter(0))
+        for _, point in sorted(equal, key=lambda pair: id_order(from_edge_id(pair[1].id)))
+    ]
 
 
 def _keeps_order(request: models.QueryRequest) -> bool:

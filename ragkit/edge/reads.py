@@ -103,13 +103,18 @@ class PointReads(CollectionAccess):
         """The commonest values of an indexed payload key, with the number of their points."""
         refuse_options(kwargs)
         _check_limit(limit)
-        request = edge.FacetRequest(
-            key=key, limit=limit, exact=exact, filter=to_edge_filter(facet_filter)
+        request = partial(
+            edge.FacetRequest,
+            key=key,
+            limit=limit,
+            exact=exact,
+            filter=to_edge_filter(facet_filter),
         )
-        response = self._shard(collection_name).read(lambda engine: engine.facet(request))
+        response = self._shard(collection_name).read(lambda engine: engine.facet(request()))
         hits = [
             models.FacetValueHit(value=_facet_value(hit.value), count=hit.count)
             for hit in response.hits
+            if hit.count > 0  # the index remembers values whose last point was deleted
         ]
         return models.FacetResponse(hits=hits)
 

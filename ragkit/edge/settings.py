@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,17 +43,31 @@ def to_edge_config(
     for name in dense.keys() & sparse.keys():
         raise bad_request(f"Wrong input: vector name {name!r} is both dense and sparse: rename one")
     hnsw = _Hnsw().merged(hnsw_config)
-    return edge.EdgeConfig(
-        vectors={name: _vector_params(name, params, hnsw) for name, params in dense.items()},
-        sparse_vectors={name: _sparse_params(params) for name, params in sparse.items()},
-        hnsw_config=hnsw.to_edge(),
-        quantization_config=_quantization(quantization_config),
-        optimizers=_optimizers(optimizers_config),
-        on_disk_payload=on_disk_payload,
-        payload_memory=None if payload is None else _member(edge.Memory, payload.memory),
-        id_tracker_memory=None if id_tracker is None else _member(edge.Memory, id_tracker.memory),
-        max_search_threads=max_search_threads,
-    )
+    with _refusing("the collection's settings are"):
+        return edge.EdgeConfig(
+            vectors={name: _vector_params(name, params, hnsw) for name, params in dense.items()},
+            sparse_vectors={name: _sparse_params(params) for name, params in sparse.items()},
+            hnsw_config=hnsw.to_edge(),
+            quantization_config=_quantization(quantization_config),
+            optimizers=_optimizers(optimizers_config),
+            on_disk_payload=on_disk_payload,
+            payload_memory=_memory(payload),
+            id_tracker_memory=_memory(id_tracker),
+            max_search_threads=max_search_threads,
+        )
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """What the engine says to a number out of range when an object is built, as a server's 400."""
+    try:
+        yield
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise bad_request(f"Wrong input: {what} not valid: {exc}") from exc
+
+
+def _memory(params: models.PayloadStorageParams | models.IdTrackerParams | None) -> Any:
+    return None if params is None else _member(edge.Memory, params.memory)
 
 
 def refuse_server_settings(**settings: Any) -> None:
@@ -66,7 +81,7 @@ def refuse_server_settings(**settings: Any) -> None:
     """
     for name, value in settings.items():
         if value not in (None, 1, models.ShardingMethod.AUTO):
-            raise unsupported(f"{name}={value}")
+            raise unsupported(f"{name}={getattr(value, 'value', value)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,7 +271,8 @@ def _index_params(params: BaseModel) -> Any:
         raise unsupported(f"the payload index {type(params).__name__}")
     given = _given(params)
     del given["type"]
-    return kind(**{name: _index_value(name, value) for name, value in given.items()})
+    with _refusing("the index's parameters are"):
+        return kind(**{name: _index_value(name, value) for name, value in given.items()})
 
 
 def _index_value(name: str, value: Any) -> Any:

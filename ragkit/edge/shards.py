@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import qdrant_edge as edge
 from qdrant_client import models
+from qdrant_client.http.exceptions import UnexpectedResponse
 
 from ragkit.edge import space
 from ragkit.edge.catalog import Catalog, CollectionRecord, missing_collection
@@ -93,6 +94,8 @@ class Shard:
             engine = self._usable()
             try:
                 return action(engine)
+            except (UnexpectedResponse, NotImplementedError):
+                raise
             except BaseException as exc:
                 if is_panic(exc):
                     self._abandon()
@@ -102,7 +105,7 @@ class Shard:
 
     def write(
         self,
-        operation: edge.UpdateOperation,
+        operation: Callable[[], edge.UpdateOperation],
         *,
         wait: bool,
         data: Sequence[Any] = (),
@@ -111,7 +114,7 @@ class Shard:
         """Apply one operation.
 
         Args:
-            operation: What to do.
+            operation: Makes what is to be done; the engine checks some of it there.
             wait: Whether to put it on the disk before returning.
             data: What it brings, weighed against the free disk space.
             count: How many points it changes.
@@ -121,7 +124,7 @@ class Shard:
         """
         with self._mutex:
             space.require_for_write(self._folder, data, reserve=self._reserve)
-            self.read(lambda engine: engine.update(operation))
+            self.read(lambda engine: engine.update(operation()))
             self._unflushed_points += count
             if wait or self._unflushed_points >= _FLUSH_POINTS:
                 self.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -214,8 +215,11 @@ def _upsert(
     edge_points = to_edge_points(rows, shard.schema)
     if not edge_points:
         raise bad_request("Wrong input: Empty update request")
-    operation = edge.UpdateOperation.upsert_points(
-        edge_points, to_edge_filter(update_filter), _UPDATE_MODES[update_mode]
+    operation = partial(
+        edge.UpdateOperation.upsert_points,
+        edge_points,
+        to_edge_filter(update_filter),
+        _UPDATE_MODES[update_mode],
     )
     data = [rows] if isinstance(rows, models.Batch) else rows
     return shard.write(operation, wait=wait, data=data, count=len(edge_points))
@@ -226,7 +230,8 @@ def _update_vectors(
 ) -> models.UpdateResult:
     if not points:
         raise bad_request("Wrong input: must specify points to update")
-    operation = edge.UpdateOperation.update_vectors(
+    operation = partial(
+        edge.UpdateOperation.update_vectors,
         [to_edge_point_vectors(point, shard.schema) for point in points],
         to_edge_filter(update_filter),
     )
@@ -326,9 +331,10 @@ def _write_selected(
     """Write to the points selected; `data` is what each of them gets."""
     selected = _selected(points)
     if isinstance(selected, list):
-        operation, count = by_ids(selected, *arguments), len(selected)
+        operation, count = partial(by_ids, selected, *arguments), len(selected)
     else:
-        operation, count = by_filter(selected, *arguments), _matching(shard, selected)
+        operation = partial(by_filter, selected, *arguments)
+        count = _matching(shard, selected)
     return shard.write(operation, wait=wait, data=[data] * count, count=count)
 
 

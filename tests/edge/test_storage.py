@@ -1,0 +1,596 @@
+"""The embedded store keeps what it reported as written, whatever happens to processes and files."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import qdrant_edge
+from qdrant_client import models
+from qdrant_client.http.exceptions import UnexpectedResponse
+
+from ragkit.edge import EdgeClient
+from ragkit.edge.catalog import folder_name
+from ragkit.edge.locks import acquire
+from ragkit.errors import StoreCorrupt, StoreError, StoreFull, StoreLocked
+
+_DENSE = {"dense": models.VectorParams(size=8, distance=models.Distance.COSINE)}
+_SPARSE = {"bm25": models.SparseVectorParams(modifier=models.Modifier.IDF)}
+
+_HOLD = """
+import sys
+from ragkit.edge import EdgeClient
+client = EdgeClient(sys.argv[1])
+print(client.count("notes").count, flush=True)
+sys.stdin.read()
+"""
+
+_WRITE_ON = """
+import sys
+from qdrant_client import models
+from ragkit.edge import EdgeClient
+
+first, waits = int(sys.argv[2]), sys.argv[3] == "wait"
+client = EdgeClient(sys.argv[1])
+for start in range(first, first + 100_000, 20):
+    points = [
+        models.PointStruct(id=n, vector={"dense": [1.0, n, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]})
+        for n in range(start, start + 20)
+    ]
+    client.upsert("notes", points, wait=waits)
+    print(start + 20, flush=True)
+"""
+
+_FILL_UP = """
+import sys
+from qdrant_client import models
+from ragkit.edge import EdgeClient
+from ragkit.errors import StoreFull
+
+client = EdgeClient(sys.argv[1])
+done = 0
+try:
+    while True:
+        points = [
+            models.PointStruct(id=n, vector={"dense": [float(n)] * 767 + [1.0]}, payload={"t": "x" * 1000})
+            for n in range(done, done + 200)
+        ]
+        client.upsert("big", points, wait=sys.argv[2] == "wait")
+        done += 200
+except StoreFull as exc:
+    print(done, str(exc), sep="\\n", flush=True)
+client.close()
+"""
+
+
+def points(*ids: int) -> list[models.PointStruct]:
+    return [
+        models.PointStruct(
+            id=n, vector={"dense": [1.0, n, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]}, payload={"n": n}
+        )
+        for n in ids
+    ]
+
+
+def create(client: EdgeClient, name: str = "notes") -> None:
+    client.create_collection(name, vectors_config=_DENSE, sparse_vectors_config=_SPARSE)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A closed database with the collection `notes` of 30 points."""
+    folder = tmp_path / "db"
+    with EdgeClient(folder) as client:
+        create(client)
+        client.upsert("notes", points(*range(30)))
+    return folder
+
+
+def shard(root: Path, name: str = "notes") -> Path:
+    return root / "collections" / name / "shard"
+
+
+class Other:
+    """Another process that has the collection open until the end of the block."""
+
+    def __init__(self, root: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _HOLD, str(root)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Other:
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "30\n"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.communicate("")
+
+
+def test_nothing_is_created_by_looking(tmp_path: Path) -> None:
+    with EdgeClient(tmp_path / "db") as client:
+        assert client.get_collections().collections == []
+        assert not client.collection_exists("notes")
+        assert client.get_aliases().aliases == []
+    assert not (tmp_path / "db").exists()
+
+
+def test_a_file_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "db").write_text("")
+    with pytest.raises(StoreError, match="is a file: expected a folder"):
+        EdgeClient(tmp_path / "db")
+
+
+def test_everything_is_there_again_after_closing(root: Path) -> None:
+    with EdgeClient(root) as client:
+        client.create_payload_index("notes", "n", "integer")
+        client.update_collection("notes", metadata={"a": [1, {"b": None}]})
+        create_alias = models.CreateAlias(collection_name="notes", alias_name="now")
+        client.update_collection_aliases([models.CreateAliasOperation(create_alias=create_alias)])
+        before = client.get_collection("notes")
+    with EdgeClient(root) as client:
+        assert client.get_collection("now") == before
+        assert client.count("now").count == 30
+        assert client.facet("notes", "n", limit=100).hits[0].count == 1
+
+
+def test_a_closed_client_says_so(root: Path) -> None:
+    client = EdgeClient(root)
+    client.close()
+    client.close()
+    with pytest.raises(StoreError, match="is closed: open another"):
+        client.count("notes")
+
+
+def test_a_client_that_is_forgotten_lets_go(root: Path) -> None:
+    client = EdgeClient(root)
+    client.upsert("notes", points(30), wait=False)
+    del client
+    with EdgeClient(root) as client:
+        assert client.count("notes").count == 31
+
+
+def test_names_that_differ_in_case_or_need_escapes_have_different_folders() -> None:
+    names = ["notes", "Notes", "nötes", "no.tes", ".notes", "%6eotes", "n~", "x" * 255, "x" * 254]
+    folders = [folder_name(name) for name in names]
+    assert len({folder.lower() for folder in folders}) == len(names)
+    assert all(len(folder) <= 255 and "/" not in folder for folder in folders)
+    assert not any(folder.startswith(".") for folder in folders)
+
+
+def test_a_name_of_255_signs_of_any_script_works(tmp_path: Path) -> None:
+    name = "索" * 255
+    with EdgeClient(tmp_path) as client:
+        create(client, name)
+        assert [found.name for found in client.get_collections().collections] == [name]
+
+
+def test_a_second_process_is_told_who_has_the_collection(root: Path) -> None:
+    with Other(root) as other, EdgeClient(root, lock_timeout_s=0) as client:
+        with pytest.raises(StoreLocked, match=rf"'notes' is open in process {other.process.pid} "):
+            client.count("notes")
+        assert [found.name for found in client.get_collections().collections] == ["notes"]
+        with pytest.raises(StoreLocked):
+            client.delete_collection("notes")
+    with EdgeClient(root) as client:
+        assert client.count("notes").count == 30
+
+
+def test_a_collection_that_gets_free_in_time_is_waited_for(root: Path) -> None:
+    with Other(root) as other, EdgeClient(root, lock_timeout_s=30) as client:
+        assert other.process.stdin is not None
+        threading.Timer(0.3, other.process.stdin.close).start()
+        assert client.count("notes").count == 30
+
+
+def test_a_killed_holder_leaves_the_collection_free(root: Path) -> None:
+    with Other(root) as other:
+        other.process.kill()
+        other.process.wait()
+        with EdgeClient(root, lock_timeout_s=0) as client:
+            assert client.count("notes").count == 30
+
+
+def test_a_second_client_in_the_same_process_is_told_so(root: Path) -> None:
+    with EdgeClient(root) as first, EdgeClient(root, lock_timeout_s=60) as second:
+        first.count("notes")
+        with pytest.raises(StoreLocked, match="is open in this process already"):
+            second.count("notes")
+
+
+def test_the_name_of_a_dead_process_in_a_lock_file_misleads_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with acquire(path, what="it", timeout_s=0) as held:
+        ended = subprocess.Popen([sys.executable, "-c", ""])
+        ended.wait()
+        text = {"pid": ended.pid, "command": "gone", "since": "then", "started": "1"}
+        os.ftruncate(held.descriptor, 0)
+        os.pwrite(held.descriptor, json.dumps(text).encode(), 0)
+        with pytest.raises(StoreLocked, match=r"a child of process \d+ .*, which has ended"):
+            acquire(path, what="it", timeout_s=0)
+        os.ftruncate(held.descriptor, 0)
+        with pytest.raises(StoreLocked, match="another process"):
+            acquire(path, what="it", timeout_s=0)
+    acquire(path, what="it", timeout_s=0).release()
+
+
+def test_a_shard_that_another_program_has_open_is_locked(root: Path) -> None:
+    foreign = qdrant_edge.EdgeShard.load(str(shard(root)))
+    with EdgeClient(root, lock_timeout_s=0) as client:
+        with pytest.raises(StoreLocked, match="does not use this library"):
+            client.count("notes")
+        foreign.close()
+        assert client.count("notes").count == 30
+
+
+def _in_child(client: EdgeClient, results: Any) -> None:
+    for call in (
+        lambda: client.count("notes"),
+        lambda: client.upsert("notes", points(99)),
+        lambda: client.get_collections(),
+    ):
+        try:
+            call()
+        except StoreError as exc:
+            results.put(str(exc))
+    client.close()
+
+
+def test_a_forked_child_is_refused_and_its_end_harms_nobody(root: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    results = fork.SimpleQueue()
+    with EdgeClient(root) as client:
+        client.upsert("notes", points(30), wait=False)
+        child = fork.Process(target=_in_child, args=(client, results))
+        child.start()
+        messages = [results.get() for _ in range(3)]
+        child.join(timeout=30)
+        assert child.exitcode == 0
+        for message in messages:
+            assert f"opened in process {os.getpid()}" in message
+            assert "spawn" in message
+        with pytest.raises(StoreLocked):
+            EdgeClient(root, lock_timeout_s=0).count("notes")
+        client.upsert("notes", points(31))
+        assert client.count("notes").count == 32
+    with EdgeClient(root) as client:
+        assert client.count("notes").count == 32
+
+
+def test_a_forked_child_that_ends_like_a_program_harms_nobody(root: Path) -> None:
+    """It runs the interpreter's whole clean-up, which frees what it inherited."""
+    code = """
+import os, sys
+from qdrant_client import models
+from ragkit.edge import EdgeClient
+client = EdgeClient(sys.argv[1])
+point = models.PointStruct(id=50, vector={"dense": [1.0] * 8})
+client.upsert("notes", [point], wait=False)
+child = os.fork()
+if child == 0:
+    sys.exit(0)
+assert os.waitpid(child, 0)[1] == 0
+client.upsert("notes", [point.model_copy(update={"id": 51})])
+print(client.count("notes").count)
+client.close()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(root)], capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.returncode) == ("32\n", 0), done.stderr
+    with EdgeClient(root) as client:
+        assert client.count("notes").count == 32
+
+
+def test_threads_share_a_client(root: Path) -> None:
+    failures: list[BaseException] = []
+    with EdgeClient(root) as client:
+
+        def work(number: int) -> None:
+            try:
+                for step in range(5):
+                    client.upsert("notes", points(1000 + 10 * number + step), wait=step == 4)
+                    client.query_points("notes", [1.0] * 8, using="dense", limit=3)
+                    client.count("notes")
+            except BaseException as exc:
+                failures.append(exc)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert client.count("notes").count == 70
+
+
+def test_a_collection_deleted_under_a_waiting_thread_is_not_found(root: Path) -> None:
+    with EdgeClient(root) as client:
+        opened = client._shard("notes")
+        client.delete_collection("notes")
+        with pytest.raises(UnexpectedResponse, match="404"):
+            opened.flush()
+
+
+def poison(root: Path) -> None:
+    """Leave in the log what makes the engine panic each time it is replayed."""
+    engine = qdrant_edge.EdgeShard.load(str(shard(root)))
+    ragged = qdrant_edge.Point(500, {"bm25": qdrant_edge.SparseVector([1, 2], [1.0])})
+    with pytest.raises(BaseException, match="index out of bounds"):
+        engine.update(qdrant_edge.UpdateOperation.upsert_points([ragged]))
+    engine.close()
+
+
+def test_a_panic_is_an_error_and_the_next_use_opens_the_collection_again(root: Path) -> None:
+    class PanicException(BaseException):  # noqa: N818 - the engine's name for it
+        pass
+
+    def panic(_: Any) -> None:
+        raise PanicException("index out of bounds")
+
+    with EdgeClient(root) as client:
+        client.upsert("notes", points(30), wait=False)
+        with pytest.raises(StoreError, match="broke off .index out of bounds"):
+            client._shard("notes").read(panic)
+        assert client.count("notes").count == 31
+
+
+def test_a_panic_at_opening_is_reported_as_damage_and_can_be_dropped(root: Path) -> None:
+    poison(root)
+    with EdgeClient(root) as client:
+        for _ in range(2):
+            with pytest.raises(StoreCorrupt, match=r"damaged \(index out of bounds.*ragkit drop"):
+                client.count("notes")
+        assert client.delete_collection("notes")
+        create(client)
+        assert client.count("notes").count == 0
+
+
+def engine_files(root: Path) -> list[Path]:
+    files = (shard(root) / "segments").rglob("*")
+    return sorted(file for file in files if file.is_file() and file.stat().st_size > 0)
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_cut_or_missing_file_is_noticed_before_the_engine_sees_it(
+    root: Path, tmp_path: Path, damage: str
+) -> None:
+    for number, file in enumerate(engine_files(root)):
+        copy = tmp_path / str(number)
+        shutil.copytree(root, copy, copy_function=_copy_sparse)
+        victim = copy / file.relative_to(root)
+        if damage == "gone":
+            victim.unlink()
+        else:
+            os.truncate(victim, victim.stat().st_size // 2)
+        with EdgeClient(copy) as client:
+            for _ in range(2):
+                with pytest.raises(StoreCorrupt, match=f"{victim.name} (is gone|has .* bytes of)"):
+                    client.count("notes")
+
+
+def _copy_sparse(source: str, target: str) -> None:
+    """Copy a file without filling its holes: most of the engine's files are nothing but holes."""
+    with open(source, "rb") as read, open(target, "wb") as write:
+        size = os.fstat(read.fileno()).st_size
+        os.truncate(write.fileno(), size)
+        start = 0
+        while start < size:
+            try:
+                start = os.lseek(read.fileno(), start, os.SEEK_DATA)
+            except OSError:
+                break
+            end = os.lseek(read.fileno(), start, os.SEEK_HOLE)
+            os.pwrite(write.fileno(), os.pread(read.fileno(), end - start, start), start)
+            start = end
+
+
+def test_points_that_vanish_without_a_trace_in_the_files_sizes_are_noticed(root: Path) -> None:
+    """The engine opens a shard whose list of points was overwritten, and finds no points."""
+    tracker = next((shard(root) / "segments").rglob("mutable_id_tracker.mappings"))
+    tracker.write_bytes(bytes(tracker.stat().st_size))
+    with EdgeClient(root) as client:
+        for _ in range(2):
+            with pytest.raises(StoreCorrupt, match="damaged"):
+                client.count("notes")
+
+
+def test_a_damaged_settings_file_is_reported_and_the_collection_can_be_dropped(root: Path) -> None:
+    path = root / "collections" / "notes" / "collection.json"
+    for text in ("", "[]", '{"format": 1}', '{"format": 99}'):
+        path.write_text(text)
+        with EdgeClient(root) as client:
+            with pytest.raises(StoreCorrupt, match="collection.json"):
+                client.count("notes")
+            assert [found.name for found in client.get_collections().collections] == ["notes"]
+    with EdgeClient(root) as client:
+        assert client.delete_collection("notes")
+
+
+def test_files_that_may_not_be_read_are_no_damage(root: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything: run the tests as another user")
+    shard(root).chmod(0)
+    with EdgeClient(root) as client, pytest.raises(StoreError) as caught:
+        client.count("notes")
+    assert not isinstance(caught.value, StoreCorrupt)
+
+
+def test_what_interrupted_creations_and_deletions_left_is_swept_away(root: Path) -> None:
+    scratch = root / "scratch"
+    for name in ("half-made", "notes"):
+        (scratch / name / "shard").mkdir(parents=True)
+    EdgeClient(root).close()
+    assert list(scratch.iterdir()) == []
+    (scratch / "late").mkdir()
+    with EdgeClient(root / "elsewhere"):
+        pass
+    with EdgeClient(root) as client:
+        create(client, "late")
+        assert client.count("late").count == 0
+
+
+def test_a_creation_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    with EdgeClient(tmp_path) as client:
+        with pytest.raises(UnexpectedResponse):
+            client.create_collection(
+                "notes", vectors_config=models.VectorParams(size=0, distance=models.Distance.DOT)
+            )
+        assert client.get_collections().collections == []
+        create(client)
+
+
+def test_of_two_processes_one_creates_the_collection(tmp_path: Path) -> None:
+    code = """
+import sys
+from qdrant_client import models
+from qdrant_client.http.exceptions import UnexpectedResponse
+from ragkit.edge import EdgeClient
+client = EdgeClient(sys.argv[1])
+sys.stdin.readline()
+try:
+    vectors = models.VectorParams(size=2, distance=models.Distance.DOT)
+    print(client.create_collection("notes", vectors_config=vectors))
+except UnexpectedResponse as exc:
+    print(exc.status_code)
+"""
+    rivals = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    said = [rival.communicate("go\n")[0].strip() for rival in rivals]
+    assert sorted(said) == ["409", "409", "True"]
+
+
+@pytest.mark.parametrize("wait", ["wait", "go on"])
+def test_killed_while_writing_nothing_acknowledged_is_lost(root: Path, wait: str) -> None:
+    rng = random.Random(wait)
+    acknowledged = 30
+    for _ in range(5):
+        with EdgeClient(root) as client:
+            present = {record.id for record in client.scroll("notes", limit=10**6)[0]}
+        assert set(range(acknowledged)) <= present
+        acknowledged = _write_until_killed(root, acknowledged, wait, rng.uniform(0.0, 0.2))
+    with EdgeClient(root) as client:
+        found = client.scroll("notes", limit=10**6, with_vectors=True)[0]
+        assert set(range(acknowledged)) <= {record.id for record in found}
+        assert (
+            client.count("notes").count == len(found) == client.get_collection("notes").points_count
+        )
+        assert all(record.vector for record in found)
+
+
+def _write_until_killed(root: Path, start: int, wait: str, after_s: float) -> int:
+    """Write on in another process, kill it, and say how far it reported to have come."""
+    writer = subprocess.Popen(
+        [sys.executable, "-c", _WRITE_ON, str(root), str(start), wait],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert writer.stdout is not None
+    first = int(writer.stdout.readline())
+    time.sleep(after_s)
+    writer.send_signal(signal.SIGKILL)
+    rest = [line for line in writer.stdout if line.endswith("\n")]
+    writer.wait()
+    return int(rest[-1]) if rest else first
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 160 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"needs the right to mount a tmpfs: run as root ({mounted.stderr.strip()})")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("wait", ["wait", "go on"])
+def test_a_full_disk_is_refused_before_it_kills_and_nothing_committed_is_lost(
+    small_disk: Path, wait: str
+) -> None:
+    root = small_disk / "db"
+    with EdgeClient(root) as client:
+        vectors = {"dense": models.VectorParams(size=768, distance=models.Distance.COSINE)}
+        client.create_collection("big", vectors_config=vectors)
+    done = subprocess.run(
+        [sys.executable, "-c", _FILL_UP, str(root), wait],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    count, message = done.stdout.splitlines()
+    assert int(count) > 2000
+    assert "MB are free" in message
+    assert "MB are needed" in message
+    with EdgeClient(root) as client:
+        assert client.count("big").count == int(count)
+        with pytest.raises(StoreFull, match="optimize the collection"):
+            client.optimize("big")
+        client.delete_collection("big")
+        assert client.get_collections().collections == []
+
+
+def test_opening_on_a_full_disk_is_refused(small_disk: Path) -> None:
+    root = small_disk / "db"
+    with EdgeClient(root) as client:
+        create(client)
+        client.upsert("notes", points(1))
+    free = shutil.disk_usage(small_disk).free
+    with (small_disk / "ballast").open("wb") as file:
+        file.write(bytes(free - (2 << 20)))
+    with EdgeClient(root) as client:
+        with pytest.raises(StoreFull, match="open the collection"):
+            client.count("notes")
+        (small_disk / "ballast").unlink()
+        assert client.count("notes").count == 1
+
+
+def test_disk_usage_counts_what_is_really_taken(root: Path) -> None:
+    apparent = sum(file.stat().st_size for file in shard(root).rglob("*") if file.is_file())
+    with EdgeClient(root) as client:
+        used = client.disk_usage("notes")
+        assert 10_000 < used < 5_000_000 < apparent
+        with pytest.raises(UnexpectedResponse, match="404"):
+            client.disk_usage("nowhere")
+
+
+def test_memory_and_threads_stay_small_with_several_collections_open(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/task"))
+    with EdgeClient(tmp_path) as client:
+        for number in range(5):
+            create(client, f"c{number}")
+            client.upsert(f"c{number}", points(1), wait=False)
+            client.query_points(f"c{number}", [1.0] * 8, using="dense")
+        assert len(os.listdir("/proc/self/task")) - before <= 5 * 3
