@@ -205,13 +205,7 @@ class Collection:
         if self._chunker is not None:
             return self._chunker
         made_with = Chunker.from_fingerprint(self._manifest.chunker) if self._manifest else None
-        default = made_with or Chunker()
-        if self.embedder and self.embedder.max_tokens < default.max_tokens:
-            return Chunker(
-                max_tokens=self.embedder.max_tokens,
-                overlap=min(default.overlap, self.embedder.max_tokens // 5),
-            )
-        return default
+        return made_with or self._default_chunker()
 
     @property
     def bm25(self) -> Bm25Encoder:
@@ -267,6 +261,16 @@ class Collection:
         """Delete it with all that it holds."""
         self.client.delete_collection(self.name)
         self._manifest = self._config = None
+
+    def _default_chunker(self) -> Chunker:
+        default = Chunker()
+        if self.embedder is None:
+            return default
+        # A quarter of what a short-sighted embedder reads is left for the title.
+        fitting = self.embedder.max_tokens * 3 // 4
+        if fitting >= default.max_tokens:
+            return default
+        return Chunker(max_tokens=fitting, overlap=min(default.overlap, fitting // 6))
 
     def _vectors_config(self) -> dict[str, models.VectorParams]:
         if self.embedder is None:

@@ -12,7 +12,7 @@ from ragkit.documents import READER_VERSION, Document, Skipped, parse_document
 from ragkit.errors import DocumentError
 from ragkit.folders import FoundFile
 from ragkit.ledger import Ledger
-from ragkit.schema import document_hash, embedding_title, file_hash
+from ragkit.schema import document_hash, file_hash
 from ragkit.tokens import estimate_tokens
 
 _log = logging.getLogger(__name__)
@@ -94,11 +94,9 @@ class Preparer:
     def _check(self, chunk: Chunk) -> None:
         if not chunk.text.strip():
             raise DocumentError(f"the chunker made a blank chunk (number {chunk.ordinal})")
-        if self._max_tokens is None:
-            return
-        tokens = estimate_tokens(chunk.text) + estimate_tokens(embedding_title(chunk))
-        if tokens > self._max_tokens:
+        tokens = estimate_tokens(chunk.text)
+        if self._max_tokens is not None and tokens > self._max_tokens:
             raise DocumentError(
-                f"chunk {chunk.ordinal} has about {tokens} tokens with its title, the embedder "
-                f"reads {self._max_tokens}: use a chunker with a lower max_tokens"
+                f"chunk {chunk.ordinal} has about {tokens} tokens, the embedder reads "
+                f"{self._max_tokens}: use a chunker with a lower max_tokens"
             )

@@ -30,6 +30,7 @@ from ragkit.schema import (
     point_id,
 )
 from ragkit.sparse import Bm25Encoder, average_length
+from ragkit.tokens import estimate_tokens
 
 _MAX_CHUNKS = 1000  # a batch; few enough to flush often, enough to keep an embedder busy
 _MAX_BATCH_BYTES = 16_000_000  # a request; a server takes 32 MB
@@ -141,7 +142,7 @@ class Writer:
         if not rows:
             return []
         texts = [row.chunk.text for row in rows]
-        titles = [embedding_title(row.chunk) for row in rows]
+        titles = [_title(row.chunk, embedder.max_tokens) for row in rows]
         try:
             vectors = embed_documents(embedder, texts, titles=titles)
         except EmbeddingError as exc:
@@ -284,6 +285,15 @@ def _rows(documents: Generator[Prepared, None, None]) -> Generator[_Row, None, N
     for prepared in documents:
         for chunk in (*prepared.chunks[1:], prepared.chunks[0]):
             yield _Row(prepared, chunk, chunk_hash(chunk))
+
+
+def _title(chunk: Chunk, max_tokens: int) -> str:
+    """The title to embed a chunk with, cut to what the embedder reads beside the text."""
+    title = embedding_title(chunk)
+    room = max_tokens - estimate_tokens(chunk.text)
+    while title and estimate_tokens(title) > room:
+        title = title[: len(title) * 3 // 4]
+    return title
 
 
 def _batch_size(embedder: Embedder | None) -> int:

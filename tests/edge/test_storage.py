@@ -64,7 +64,7 @@ done = 0
 try:
     while True:
         points = [
-            models.PointStruct(id=n, vector={"dense": [float(n)] * 767 + [1.0]}, payload={"t": "x" * 1000})
+            models.PointStruct(id=n, vector={"dense": [n] * 767 + [1]}, payload={"t": "x" * 1000})
             for n in range(done, done + 200)
         ]
         client.upsert("big", points, wait=sys.argv[2] == "wait")
@@ -119,7 +119,11 @@ class Other:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.communicate("")
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
 
 
 def test_nothing_is_created_by_looking(tmp_path: Path) -> None:
@@ -230,12 +234,26 @@ def test_the_name_of_a_dead_process_in_a_lock_file_misleads_nobody(tmp_path: Pat
 
 
 def test_a_shard_that_another_program_has_open_is_locked(root: Path) -> None:
+    (root / "collections" / "notes" / "sizes.json").unlink()
     foreign = qdrant_edge.EdgeShard.load(str(shard(root)))
     with EdgeClient(root, lock_timeout_s=0) as client:
         with pytest.raises(StoreLocked, match="does not use this library"):
             client.count("notes")
         foreign.close()
         assert client.count("notes").count == 30
+
+
+def test_files_that_another_program_changed_are_opened_when_their_note_is_removed(
+    root: Path,
+) -> None:
+    foreign = qdrant_edge.EdgeShard.load(str(shard(root)))
+    foreign.update(qdrant_edge.UpdateOperation.delete_points([0]))
+    foreign.close()
+    with EdgeClient(root) as client:
+        with pytest.raises(StoreCorrupt, match="if another program has changed them, remove"):
+            client.count("notes")
+        (root / "collections" / "notes" / "sizes.json").unlink()
+        assert client.count("notes").count == 29
 
 
 def _in_child(client: EdgeClient, results: Any) -> None:
@@ -298,7 +316,7 @@ client.close()
 
 
 def test_threads_share_a_client(root: Path) -> None:
-    failures: list[BaseException] = []
+    failures: list[Exception] = []
     with EdgeClient(root) as client:
 
         def work(number: int) -> None:
@@ -307,7 +325,7 @@ def test_threads_share_a_client(root: Path) -> None:
                     client.upsert("notes", points(1000 + 10 * number + step), wait=step == 4)
                     client.query_points("notes", [1.0] * 8, using="dense", limit=3)
                     client.count("notes")
-            except BaseException as exc:
+            except (StoreError, UnexpectedResponse) as exc:
                 failures.append(exc)
 
         threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
@@ -334,18 +352,19 @@ def poison(root: Path) -> None:
     with pytest.raises(BaseException, match="index out of bounds"):
         engine.update(qdrant_edge.UpdateOperation.upsert_points([ragged]))
     engine.close()
+    (root / "collections" / "notes" / "sizes.json").unlink()
 
 
 def test_a_panic_is_an_error_and_the_next_use_opens_the_collection_again(root: Path) -> None:
-    class PanicException(BaseException):  # noqa: N818 - the engine's name for it
-        pass
+    class PanicException(BaseException):
+        """Of the engine's name for it, which cannot be imported."""
 
     def panic(_: Any) -> None:
         raise PanicException("index out of bounds")
 
     with EdgeClient(root) as client:
         client.upsert("notes", points(30), wait=False)
-        with pytest.raises(StoreError, match="broke off .index out of bounds"):
+        with pytest.raises(StoreError, match=r"broke off \(index out of bounds"):
             client._shard("notes").read(panic)
         assert client.count("notes").count == 31
 
@@ -386,7 +405,7 @@ def test_a_cut_or_missing_file_is_noticed_before_the_engine_sees_it(
 
 def _copy_sparse(source: str, target: str) -> None:
     """Copy a file without filling its holes: most of the engine's files are nothing but holes."""
-    with open(source, "rb") as read, open(target, "wb") as write:
+    with Path(source).open("rb") as read, Path(target).open("wb") as write:
         size = os.fstat(read.fileno()).st_size
         os.truncate(write.fileno(), size)
         start = 0
@@ -415,7 +434,7 @@ def test_a_damaged_settings_file_is_reported_and_the_collection_can_be_dropped(r
     for text in ("", "[]", '{"format": 1}', '{"format": 99}'):
         path.write_text(text)
         with EdgeClient(root) as client:
-            with pytest.raises(StoreCorrupt, match="collection.json"):
+            with pytest.raises(StoreCorrupt, match=r"collection\.json"):
                 client.count("notes")
             assert [found.name for found in client.get_collections().collections] == ["notes"]
     with EdgeClient(root) as client:
@@ -476,17 +495,17 @@ except UnexpectedResponse as exc:
             stdout=subprocess.PIPE,
             text=True,
         )
-        for _ in range(3)
+        for _ in range(2)
     ]
     said = [rival.communicate("go\n")[0].strip() for rival in rivals]
-    assert sorted(said) == ["409", "409", "True"]
+    assert sorted(said) == ["409", "True"]
 
 
 @pytest.mark.parametrize("wait", ["wait", "go on"])
 def test_killed_while_writing_nothing_acknowledged_is_lost(root: Path, wait: str) -> None:
     rng = random.Random(wait)
     acknowledged = 30
-    for _ in range(5):
+    for _ in range(3):
         with EdgeClient(root) as client:
             present = {record.id for record in client.scroll("notes", limit=10**6)[0]}
         assert set(range(acknowledged)) <= present
@@ -502,27 +521,23 @@ def test_killed_while_writing_nothing_acknowledged_is_lost(root: Path, wait: str
 
 def _write_until_killed(root: Path, start: int, wait: str, after_s: float) -> int:
     """Write on in another process, kill it, and say how far it reported to have come."""
-    writer = subprocess.Popen(
-        [sys.executable, "-c", _WRITE_ON, str(root), str(start), wait],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert writer.stdout is not None
-    first = int(writer.stdout.readline())
-    time.sleep(after_s)
-    writer.send_signal(signal.SIGKILL)
-    rest = [line for line in writer.stdout if line.endswith("\n")]
-    writer.wait()
+    command = [sys.executable, "-c", _WRITE_ON, str(root), str(start), wait]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        first = int(writer.stdout.readline())
+        time.sleep(after_s)
+        writer.send_signal(signal.SIGKILL)
+        rest = [line for line in writer.stdout if line.endswith("\n")]
     return int(rest[-1]) if rest else first
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 160 MB."""
+    """A file system of 100 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", str(folder)],
+        ["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(folder)],
         capture_output=True,
         text=True,
         check=False,
@@ -551,7 +566,7 @@ def test_a_full_disk_is_refused_before_it_kills_and_nothing_committed_is_lost(
     )
     assert done.returncode == 0, done.stderr
     count, message = done.stdout.splitlines()
-    assert int(count) > 2000
+    assert int(count) > 1000
     assert "MB are free" in message
     assert "MB are needed" in message
     with EdgeClient(root) as client:
@@ -586,11 +601,15 @@ def test_disk_usage_counts_what_is_really_taken(root: Path) -> None:
             client.disk_usage("nowhere")
 
 
-def test_memory_and_threads_stay_small_with_several_collections_open(tmp_path: Path) -> None:
-    before = len(os.listdir("/proc/self/task"))
+def threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+def test_threads_stay_few_with_several_collections_open(tmp_path: Path) -> None:
+    before = threads()
     with EdgeClient(tmp_path) as client:
         for number in range(5):
             create(client, f"c{number}")
             client.upsert(f"c{number}", points(1), wait=False)
             client.query_points(f"c{number}", [1.0] * 8, using="dense")
-        assert len(os.listdir("/proc/self/task")) - before <= 5 * 3
+        assert threads() - before <= 5 * 3
