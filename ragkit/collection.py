@@ -27,7 +27,21 @@ from ragkit.sparse import Bm25Encoder
 _DEFAULT_LANGUAGE = "english"
 _NO_GRAPH = models.HnswConfigDiff(m=0)
 _GRAPH = models.HnswConfigDiff(m=16, ef_construct=100)
-_REINDEX_SHARE = 0.1  # of a collection may be unindexed before optimizing is worth its time
+# On the embedded engine a segment once built stays as it is: merging all of them again and again
+# takes memory and time that grow with the collection, and gains a scan nothing.
+_SEGMENTS = models.OptimizersConfigDiff(default_segment_number=64)
+_MERGED = models.OptimizersConfigDiff(default_segment_number=2)
+
+# By default the embedded engine holds payload indexes and the index of words in memory, some 2 KB
+# a chunk; searches were as quick from disk (the page cache), p50 of 2 ms over 150,000 chunks.
+_INDEXES_ON_DISK: dict[models.PayloadSchemaType, models.PayloadSchemaParams] = {
+    models.PayloadSchemaType.KEYWORD: models.KeywordIndexParams(
+        type=models.KeywordIndexType.KEYWORD, memory=models.Memory.COLD
+    ),
+    models.PayloadSchemaType.INTEGER: models.IntegerIndexParams(
+        type=models.IntegerIndexType.INTEGER, memory=models.Memory.COLD
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +193,8 @@ class Collection:
         self.client.create_collection(
             self.name,
             vectors_config=self._vectors_config(),
-            sparse_vectors_config={BM25: models.SparseVectorParams(modifier=models.Modifier.IDF)},
+            sparse_vectors_config={BM25: self._sparse_params()},
+            optimizers_config=_SEGMENTS if self.embedded else None,
             quantization_config=self._quantization_config if quantized else None,
             hnsw_config=_NO_GRAPH if quantized and self.embedded else None,
             metadata=manifest.to_metadata(),
@@ -221,20 +236,26 @@ class Collection:
         self.client.update_collection(self.name, metadata=self._manifest.to_metadata())
         return True
 
-    def optimize(self) -> None:
-        """Index what is not indexed yet, where enough is; a server does so by itself.
+    def optimize(self, *, if_due: bool = False) -> None:
+        """Index on the embedded engine what is not indexed yet; a server does so by itself.
 
         A collection too large for a scan of its quantized vectors gets a graph here.
+
+        Args:
+            if_due: Only where the engine counts enough unindexed vectors for it to be worth the
+                time; it does not count sparse ones.
         """
         if not isinstance(self.client, EdgeClient):
             return
         info = self.client.get_collection(self.name)
-        points = info.points_count or 0
-        if self._outgrew_scan(info.config, points):
-            self.client.update_collection(self.name, hnsw_config=_GRAPH)
-            self.client.optimize(self.name, force=True)
-        elif points - (info.indexed_vectors_count or 0) > _REINDEX_SHARE * points:
-            self.client.optimize(self.name)
+        outgrown = self._outgrew_scan(info.config, info.points_count or 0)
+        if if_due and not outgrown and info.status is models.CollectionStatus.GREEN:
+            return
+        if outgrown:
+            self.client.update_collection(
+                self.name, hnsw_config=_GRAPH, optimizers_config=_MERGED
+            )
+        self.client.optimize(self.name, force=outgrown)
 
     def status(self) -> CollectionStatus:
         """Count what it holds."""
@@ -262,6 +283,10 @@ class Collection:
         self.client.delete_collection(self.name)
         self._manifest = self._config = None
 
+    def _sparse_params(self) -> models.SparseVectorParams:
+        index = models.SparseIndexParams(memory=models.Memory.COLD) if self.embedded else None
+        return models.SparseVectorParams(modifier=models.Modifier.IDF, index=index)
+
     def _default_chunker(self) -> Chunker:
         default = Chunker()
         if self.embedder is None:
@@ -283,8 +308,14 @@ class Collection:
         for field, schema in {**PAYLOAD_INDEXES, **self._payload_indexes}.items():
             if field not in held:
                 self.client.create_payload_index(
-                    self.name, field, field_schema=models.PayloadSchemaType(schema)
+                    self.name, field, field_schema=self._index_params(schema)
                 )
+
+    def _index_params(
+        self, schema: models.PayloadSchemaType | str
+    ) -> models.PayloadSchemaType | models.PayloadSchemaParams:
+        kind = models.PayloadSchemaType(schema)
+        return _INDEXES_ON_DISK.get(kind, kind) if self.embedded else kind
 
     def _outgrew_scan(self, config: models.CollectionConfig, points: int) -> bool:
         scanned = config.quantization_config is not None and config.hnsw_config.m == 0

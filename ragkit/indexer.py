@@ -24,6 +24,7 @@ from ragkit.writer import Writer
 
 _DELETE_PAGE = 500
 _PLAN_PAGE = 1000
+_OPTIMIZE_FROM = 1000  # chunks written; fewer can wait for the next run
 
 Outcome: TypeAlias = Prepared | Unchanged | Skipped
 
@@ -225,8 +226,8 @@ class _Run:
             _delete(self._collection, self._corpus, "document_hash", stray, but_of=unread)
 
     def finish(self) -> IndexReport:
-        if self._collection.exists():
-            self._collection.optimize()
+        if self._writer.chunks:
+            self._collection.optimize(if_due=self._writer.chunks < _OPTIMIZE_FROM)
         return IndexReport(
             added=self._writer.added,
             changed=self._writer.changed,

@@ -37,6 +37,8 @@ _MAX_BATCH_BYTES = 16_000_000  # a request; a server takes 32 MB
 _BYTES_PER_NUMBER = 12  # of a vector in JSON
 _BYTES_PER_PAYLOAD = 4_000
 _AHEAD = 2  # batches that may wait between two stages
+# The embedded engine holds in memory what is not indexed yet, some 4 KB a chunk.
+_OPTIMIZE_EVERY = 20_000  # chunks
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class Writer:
         self._ledger = ledger
         self._progress = progress
         self._total = total
-        self._seen = 0
+        self._seen = self._optimized_at = 0
         self._given_up: set[str] = set()  # document hashes
         self._begun: set[str] = set()  # document hashes of which points may be written
         self._lock = threading.Lock()
@@ -101,6 +103,7 @@ class Writer:
         ):
             for batch in ready:
                 self._commit(batch)
+                self._bound_memory()
         self._clear_given_up()
 
     def saw_one(self) -> None:
@@ -167,6 +170,11 @@ class Writer:
             self._commit_apart(rows, batch, exc)
             return
         self._record(rows, batch)
+
+    def _bound_memory(self) -> None:
+        if self.chunks - self._optimized_at >= _OPTIMIZE_EVERY:
+            self._optimized_at = self.chunks
+            self._collection.optimize()
 
     def _commit_apart(self, rows: Sequence[_Row], batch: _Batch, error: UnexpectedResponse) -> None:
         """Write a refused batch document by document and give up the one that is refused."""

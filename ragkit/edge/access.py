@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ class CollectionAccess(QdrantBase):
         self._pid = os.getpid()
         self._mutex = threading.RLock()
         self._shards: dict[str, Shard] = {}
+        # Also when the client is forgotten, and at the end of the program.
+        self._close_shards = weakref.finalize(self, _close_all, self._shards)
         self._closed = False
         self._catalog = Catalog(self._path)
         self._catalog.sweep()
@@ -48,14 +52,7 @@ class CollectionAccess(QdrantBase):
             return  # all of it belongs to the parent
         with self._mutex:
             self._closed = True
-            shards = list(self._shards.values())
-            self._shards.clear()
-        for shard in shards:
-            shard.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_closed") and not self._closed:
-            self.close()
+            self._close_shards()
 
     def _shard(self, collection_name: str) -> Shard:
         """The collection of that name or alias, open.
@@ -88,6 +85,13 @@ class CollectionAccess(QdrantBase):
                 f"this EdgeClient was opened in process {self._pid}: open one of your own in this "
                 "process, after it was started by spawn rather than fork"
             )
+
+
+def _close_all(shards: dict[str, Shard]) -> None:
+    """Close all, even if one of them cannot be."""
+    with ExitStack() as closing:
+        while shards:
+            closing.callback(shards.popitem()[1].close)
 
 
 def refuse_options(options: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
     <root>/collections/<name>/collection.json   settings, metadata, time of creation
     <root>/collections/<name>/shard/            the engine's files
-    <root>/collections/<name>/sizes.json        lengths of those files after a clean close
+    <root>/collections/<name>/closed.json       what they were like after the last clean close
     <root>/aliases.json
     <root>/locks/<name>                         see `ragkit.edge.locks`
     <root>/scratch/                             collections half made or half deleted
@@ -93,8 +93,8 @@ class Catalog:
 
     def names(self) -> list[str]:
         """All collections, sorted."""
-        folders = self._collections.iterdir() if self._collections.is_dir() else ()
-        return sorted(filter(None, map(_name_of, folders)))
+        found = self._collections.iterdir() if self._collections.is_dir() else ()
+        return sorted(filter(None, (_name_of(folder) for folder in found if folder.is_dir())))
 
     def has(self, name: str) -> bool:
         """Whether there is a collection (not an alias) of that name."""
@@ -131,18 +131,21 @@ class Catalog:
         self._sweep(folder_name(name))
         return held
 
-    def prepare(self, name: str) -> Path:
-        """A scratch folder in which to make the collection; its lock must be held."""
-        folder = self._scratch / folder_name(name)
-        folder.mkdir(parents=True)
-        self._collections.mkdir(exist_ok=True)
-        return folder
+    @contextmanager
+    def creating(self, record: CollectionRecord) -> Iterator[Path]:
+        """A scratch folder that becomes the collection if the block succeeds.
 
-    def publish(self, record: CollectionRecord) -> None:
-        """Make the collection in its scratch folder the real one."""
+        The collection's lock must be held.
+        """
         folder = self._scratch / folder_name(record.name)
-        write_json(folder / "collection.json", record.to_json())
-        move_folder(folder, self.folder(record.name))
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+            write_json(folder / "collection.json", record.to_json())
+            self._collections.mkdir(exist_ok=True)
+            move_folder(folder, self.folder(record.name))
+        finally:
+            remove_folder(folder)
 
     def withdraw(self, name: str, *, timeout_s: float) -> None:
         """Delete a collection and its aliases; its lock must be held."""

@@ -73,24 +73,21 @@ class EdgeClient(PointReads, PointWrites):
         on_disk_payload: bool | None = None,
         hnsw_config: types.HnswConfigDiff | None = None,
         optimizers_config: types.OptimizersConfigDiff | None = None,
-        wal_config: types.WalConfigDiff | None = None,
         quantization_config: types.QuantizationConfig | None = None,
-        strict_mode_config: types.StrictModeConfig | None = None,
         metadata: types.Payload | None = None,
         payload: types.PayloadStorageParams | None = None,
         id_tracker: types.IdTrackerParams | None = None,
         **kwargs: Any,
     ) -> bool:
         """Create an empty collection; it is there whole or not at all."""
-        refuse_options(kwargs)
         refuse_server_settings(
             shard_number=shard_number,
             sharding_method=sharding_method,
             replication_factor=replication_factor,
             write_consistency_factor=write_consistency_factor,
-            wal_config=wal_config,
-            strict_mode_config=strict_mode_config,
+            **{name: kwargs.pop(name, None) for name in ("wal_config", "strict_mode_config")},
         )
+        refuse_options(kwargs)
         settings = models.CreateCollection(
             vectors=_plain(vectors_config),
             sparse_vectors=_plain(sparse_vectors_config),
@@ -120,8 +117,8 @@ class EdgeClient(PointReads, PointWrites):
         with self._catalog.lock(name, timeout_s=self._lock_timeout_s):
             if self._catalog.has(name):
                 raise aliases.taken(name)
-            create_engine(self._catalog.prepare(name), record)
-            self._catalog.publish(record)
+            with self._catalog.creating(record) as folder:
+                create_engine(folder, record)
 
     def recreate_collection(
         self,

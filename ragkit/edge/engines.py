@@ -1,9 +1,9 @@
 """The engine's files: made, opened, checked and closed.
 
 The engine opens some damaged files without a word, panics at others and ends the process over a
-few. So a clean close leaves a note beside them, `sizes.json`, with the number of points and the
-length of every file; opening compares before the engine sees them, and takes the note away, for
-an open shard's files change.
+few. So a clean close leaves a note beside them, `closed.json`, with the number of points and a
+fingerprint of every file; opening compares before the engine sees them, and takes the note away,
+for an open shard's files change.
 """
 
 from __future__ import annotations
@@ -17,8 +17,16 @@ from qdrant_client import models
 
 from ragkit.edge import space
 from ragkit.edge.catalog import CollectionRecord
-from ragkit.edge.failures import damaged, is_locked, is_panic, translated, unopened
-from ragkit.edge.files import read_json, remove_folder, sizes, sync_folder, write_json
+from ragkit.edge.failures import changed_since, is_locked, is_panic, translated, unopened
+from ragkit.edge.files import (
+    difference,
+    fingerprints,
+    read_json,
+    remove_folder,
+    sync_folder,
+    sync_tree,
+    write_json,
+)
 from ragkit.edge.settings import to_edge_config
 from ragkit.errors import StoreLocked
 
@@ -47,6 +55,7 @@ def create_engine(collection: Path, record: CollectionRecord) -> None:
         edge.EdgeShard.create(str(shard_folder(collection)), config).close()
     except Exception as exc:
         raise translated(exc) from exc
+    sync_tree(shard_folder(collection))
 
 
 def open_engine(
@@ -62,13 +71,14 @@ def open_engine(
     folder = shard_folder(collection)
     remove_folder(folder / "temp_segments")  # of an optimization cut short
     space.require_for_open(folder)
-    note = _take_note(collection)
+    expected = _take_note(collection)
     engine = _load(folder, record, lock_timeout_s=lock_timeout_s)
-    points = engine.info().points_count
-    if note is not None and points != note["points"]:
+    found = engine.info().points_count
+    if expected is not None and found != expected:
         discard_engine(engine)
-        write_json(_note_path(collection), note)  # to be found out the next time as well
-        raise damaged(collection, f"{points} points are left of {note['points']}")
+        path = _note_path(collection)
+        write_json(path, {"points": expected, "files": {}})  # found out the next time as well
+        raise changed_since(collection, path, f"{found} points are left of {expected}")
     return engine
 
 
@@ -87,14 +97,16 @@ def close_engine(engine: edge.EdgeShard, collection: Path) -> None:
         raise
     finally:
         discard_engine(engine)
-    lengths = sizes(shard_folder(collection) / "segments")
-    write_json(_note_path(collection), {"points": points, "sizes": lengths})
+    segments = shard_folder(collection) / "segments"
+    sync_tree(segments)  # the engine leaves some to the system, and the note must be true
+    files = fingerprints(segments)
+    write_json(_note_path(collection), {"points": points, "files": files})
 
 
 def expect_other_files(collection: Path) -> None:
     """Somebody will change the files of a closed engine: expect only as many points as before."""
     note = read_json(_note_path(collection))
-    write_json(_note_path(collection), {**note, "sizes": {}})
+    write_json(_note_path(collection), {**note, "files": {}})
 
 
 def discard_engine(engine: edge.EdgeShard) -> None:
@@ -178,22 +190,26 @@ def _load(folder: Path, record: CollectionRecord, *, lock_timeout_s: float) -> e
 
 
 def _note_path(collection: Path) -> Path:
-    return collection / "sizes.json"
+    return collection / "closed.json"
 
 
-def _take_note(collection: Path) -> dict[str, object] | None:
-    """Compare the files with the note of the last clean close, if there is one, and remove it."""
+def _take_note(collection: Path) -> int | None:
+    """Compare the files with the note of the last clean close, and remove it.
+
+    Returns:
+        How many points there were; None without a note, after a crash.
+    """
     path = _note_path(collection)
     try:
         note = read_json(path)
+        changed = difference(shard_folder(collection) / "segments", dict(note["files"]))
+        points = int(note["points"])
     except FileNotFoundError:
         return None
-    lengths = sizes(shard_folder(collection) / "segments")
-    for name, length in note["sizes"].items():
-        if name not in lengths:
-            raise damaged(collection, f"segments/{name} is gone")
-        if lengths[name] != length:
-            raise damaged(collection, f"segments/{name} has {lengths[name]} bytes of {length}")
+    except (KeyError, TypeError, ValueError) as exc:
+        raise changed_since(collection, path, f"{path.name} cannot be read: {exc!r}") from exc
+    if changed is not None:
+        raise changed_since(collection, path, changed)
     path.unlink()
     sync_folder(collection)
-    return note
+    return points

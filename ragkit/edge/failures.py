@@ -60,3 +60,9 @@ def damaged(collection: Path, what: str) -> StoreCorrupt:
         f"the files of the collection in {collection} are damaged ({what}): restore them from a "
         'copy, or delete the collection ("ragkit drop") and index again'
     )
+
+
+def changed_since(collection: Path, note: Path, what: str) -> StoreCorrupt:
+    """The error for files that are not as the last clean close left them."""
+    error = damaged(collection, what)
+    return StoreCorrupt(f"{error}; if another program has changed them, remove {note}")

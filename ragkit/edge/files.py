@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ragkit.errors import StoreCorrupt
+
+Fingerprint: TypeAlias = tuple[int, int | None]
+
+_MAX_SUMMED_BYTES = 1 << 20
+_BLOCK_BYTES = 4096
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -38,9 +46,21 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def sync_tree(folder: Path) -> None:
+    """Make all files below a folder survive a power cut, with their names."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            _sync(Path(parent) / name)
+        _sync(Path(parent))
+
+
 def sync_folder(path: Path) -> None:
     """Make what was created, renamed and removed in a folder survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -60,13 +80,60 @@ def remove_folder(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def sizes(folder: Path) -> dict[str, int]:
-    """The length in bytes of each file below a folder, by its relative path."""
+def fingerprints(folder: Path) -> dict[str, Fingerprint]:
+    """What each file below a folder is like, by its relative path.
+
+    That is its length and a sum of its contents, or None instead of the sum for a large file:
+    sums of all would mean to read all data each time that a collection is closed.
+    """
     return {
-        file.relative_to(folder).as_posix(): file.stat().st_size
+        file.relative_to(folder).as_posix(): (
+            file.stat().st_size,
+            None if file.stat().st_blocks * 512 > _MAX_SUMMED_BYTES else _sum(file),
+        )
         for file in sorted(folder.rglob("*"))
         if file.is_file()
     }
+
+
+def difference(folder: Path, expected: Mapping[str, Fingerprint]) -> str | None:
+    """The first file below a folder that is not as expected, and how; None if all are."""
+    for name, (size, total) in expected.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is gone"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes of {size}"
+        if total is not None and _sum(file) != total:
+            return f"{name} has other contents"
+    return None
+
+
+def _sum(file: Path) -> int:
+    """A sum of a file's contents that is the same with holes and with zeros in their place."""
+    total = 0
+    with file.open("rb") as opened:
+        for start in _written_blocks(opened.fileno(), file.stat().st_size):
+            block = os.pread(opened.fileno(), _BLOCK_BYTES, start)
+            if block.strip(b"\0"):
+                total = zlib.crc32(block, zlib.crc32(start.to_bytes(8, "big"), total))
+    return total
+
+
+def _written_blocks(descriptor: int, size: int) -> Iterator[int]:
+    """Where the blocks of a sparse file begin that are no holes."""
+    following = 0
+    while following < size:
+        try:
+            start = os.lseek(descriptor, following, os.SEEK_DATA)
+        except OSError as exc:
+            if exc.errno == errno.ENXIO:
+                return  # nothing but a hole is left
+            raise
+        end = os.lseek(descriptor, start, os.SEEK_HOLE)
+        first = max(following, start // _BLOCK_BYTES * _BLOCK_BYTES)
+        yield from range(first, end, _BLOCK_BYTES)
+        following = -(-end // _BLOCK_BYTES) * _BLOCK_BYTES
 
 
 def allocated_bytes(folder: Path) -> int:

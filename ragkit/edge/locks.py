@@ -10,7 +10,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ragkit.errors import StoreLocked
+from ragkit.errors import StoreError, StoreLocked
 
 _POLL_S = 0.05
 
@@ -55,9 +55,9 @@ def acquire(path: Path, *, what: str, timeout_s: float) -> HeldLock:
 
     Raises:
         StoreLocked: Somebody else kept it; the message names them.
+        StoreError: The folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = _open(path)
     deadline = time.monotonic() + timeout_s
     while not _try_lock(descriptor):
         holder = _Holder.read(path)
@@ -76,6 +76,17 @@ def try_acquire(path: Path) -> HeldLock | None:
         return acquire(path, what="", timeout_s=0)
     except StoreLocked:
         return None
+
+
+def _open(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as exc:
+        raise StoreError(
+            f"{path.parent} cannot be written ({exc.strerror}): the embedded engine needs that "
+            "even to search; use a copy that this user may write"
+        ) from exc
 
 
 def _try_lock(descriptor: int) -> bool:

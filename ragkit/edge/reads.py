@@ -176,15 +176,9 @@ class PointReads(CollectionAccess):
         lookup_from: types.LookupLocation | None = None,
         **kwargs: Any,
     ) -> models.GroupsResult:
-        """Search and group the points found by a payload value, the best group first.
-
-        Unlike a server, which stops after a few rounds, this searches on until the groups are
-        full or there is nothing more to find.
-        """
+        """Search, and group what is found by a payload value: full groups, the best one first."""
         refuse_options(kwargs)
-        shard = self._shard(collection_name)
-        _check_limit(limit)
-        _check_limit(group_size)
+        _check_limit(min(limit, group_size))
         request = models.QueryRequest.model_construct(
             query=query,
             using=using,
@@ -195,20 +189,18 @@ class PointReads(CollectionAccess):
             score_threshold=score_threshold,
             lookup_from=lookup_from,
         )
-        groups = find_groups(
-            lambda count: (
-                self._answers(collection_name, [request.model_copy(update={"limit": count})])[
-                    0
-                ].points
-            ),
-            group_by=group_by,
-            limit=limit,
-            group_size=group_size,
-        )
-        _fill_in(shard, groups, with_payload, with_vectors)
+        search = partial(self._best, collection_name, request)
+        groups = find_groups(search, group_by=group_by, limit=limit, group_size=group_size)
+        _fill_in(self._shard(collection_name), groups, with_payload, with_vectors)
         if with_lookup is not None:
             self._look_up(groups, with_lookup)
         return models.GroupsResult(groups=groups)
+
+    def _best(
+        self, collection_name: str, request: models.QueryRequest, limit: int
+    ) -> list[models.ScoredPoint]:
+        limited = request.model_copy(update={"limit": limit})
+        return self._answers(collection_name, [limited])[0].points
 
     def _answers(
         self, collection_name: str, requests: Sequence[models.QueryRequest]

@@ -38,8 +38,10 @@ T = TypeVar("T")
 # Points written without waiting stay in the log, which a killed process does not lose, until this
 # many have come together: then one flush (45 to 200 ms) puts them on the disk.
 _FLUSH_POINTS = 8192
-# Below this many numbers in dense vectors an optimization is over sooner than a child starts.
-_CHILD_COMPONENTS = 100_000
+# Below this many numbers in dense vectors an optimization takes at most a quarter of a second in
+# this process, and half a second in a child.
+_CHILD_COMPONENTS = 1_000_000
+_SPARSE_COMPONENTS = 100  # of a sparse vector, taken as the words of a passage
 
 
 class Shard:
@@ -218,7 +220,8 @@ class Shard:
 
     def _components(self) -> int:
         points = self.read(lambda engine: engine.info()).points_count
-        return points * sum(params.size for params in self._schema.dense.values())
+        dense = sum(params.size for params in self._schema.dense.values())
+        return points * (dense + _SPARSE_COMPONENTS * len(self._schema.sparse))
 
     @property
     def _folder(self) -> Path:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any, TypeAlias
+from uuid import uuid4
 
 import qdrant_edge as edge
 from qdrant_client import models
@@ -184,20 +185,24 @@ class PointWrites(CollectionAccess):
         ids: Iterable[types.PointId] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Upsert columns of vectors, payloads and ids in batches.
-
-        Raises:
-            NotImplementedError: No `ids`; qdrant-client would make up random ones.
-        """
-        if ids is None:
-            raise unsupported("upload_collection without ids")
-        rows = _rows(vectors)
-        payloads = (None for _ in iter(int, 1)) if payload is None else iter(payload)
-        points = (
-            models.PointStruct.model_construct(id=point_id, vector=row, payload=next(payloads))
-            for point_id, row in zip(ids, rows, strict=True)
+        """Upsert columns of vectors, payloads and ids in batches; ids are random by default."""
+        points = _points_of(
+            vectors,
+            repeat(None) if payload is None else iter(payload),
+            (str(uuid4()) for _ in repeat(None)) if ids is None else iter(ids),
         )
         self.upload_points(collection_name, points, **kwargs)
+
+
+def _points_of(
+    vectors: Any, payloads: Iterator[Any], ids: Iterator[Any]
+) -> Iterator[models.PointStruct]:
+    for row in _rows(vectors):
+        try:
+            point_id, payload = next(ids), next(payloads)
+        except StopIteration:
+            raise ValueError("expected an id and a payload for each vector, got fewer") from None
+        yield models.PointStruct.model_construct(id=point_id, vector=row, payload=payload)
 
 
 def _rows(vectors: Any) -> Iterator[Any]:

@@ -303,7 +303,7 @@ def test_the_module_optimizes_a_closed_shard(tmp_path: Path) -> None:
     with EdgeClient(tmp_path) as client:
         create(client)
     shard = tmp_path / "collections" / "notes" / "shard"
-    (tmp_path / "collections" / "notes" / "sizes.json").unlink()
+    (tmp_path / "collections" / "notes" / "closed.json").unlink()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "ragkit.edge.optimize", str(shard)]
     subprocess.run(command, check=True, env=environment)

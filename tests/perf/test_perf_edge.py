@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import qdrant_edge as edge
+from perf.ratios import paired
 from pytest_benchmark.fixture import BenchmarkFixture
 from qdrant_client import models
 
-from perf.ratios import paired
 from ragkit.edge import EdgeClient
 
 _DIM = 768
