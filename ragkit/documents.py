@@ -11,11 +11,11 @@ from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
 
-from ragkit import folders, formats
-from ragkit.content import CONVERTED_EXTENSIONS, Content, extension, readable_name
 from ragkit.errors import DocumentError
-from ragkit.folders import MAX_BYTES, FoundFile, Skipped, find_files
-from ragkit.texts import decode
+from ragkit.reading import folders, formats
+from ragkit.reading.content import CONVERTED_EXTENSIONS, Content, extension, readable_name
+from ragkit.reading.folders import MAX_BYTES, FoundFile, Skipped, find_files
+from ragkit.reading.texts import decode
 
 __all__ = [
     "MAX_BYTES",
@@ -163,11 +163,11 @@ def _content(raw: bytes, source: str) -> Content:
     # The readers of single formats load their libraries when a file asks for them.
     suffix = extension(source)
     if suffix in CONVERTED_EXTENSIONS or raw.startswith(b"%PDF-"):
-        from ragkit.converters import convert
+        from ragkit.reading.converters import convert
 
         return convert(raw, ".pdf" if raw.startswith(b"%PDF-") else suffix)
     if suffix in _HTML or (not formats.is_code(source) and _HTML_START.match(raw[:2048])):
-        from ragkit.webpage import read_html
+        from ragkit.reading.webpage import read_html
 
         return read_html(raw)
     if suffix == ".svg":  # text by its bytes, but of numbers
@@ -190,7 +190,7 @@ def _text_content(text: str, source: str, suffix: str) -> Content:
 def _record_reader(suffix: str) -> Callable[[str], Content] | None:
     if suffix not in {".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".ipynb"}:
         return None
-    from ragkit import records
+    from ragkit.reading import records
 
     return {
         ".json": records.read_json,

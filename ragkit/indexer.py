@@ -14,9 +14,9 @@ from ragkit.collection import Collection, chunker_fingerprint
 from ragkit.documents import Document, Skipped
 from ragkit.edge import EdgeClient
 from ragkit.errors import CollectionNotFound, DocumentError
-from ragkit.folders import MAX_BYTES, FoundFile, find_files
 from ragkit.ledger import Ledger, of_corpus, read_ledger, stored_vectors
 from ragkit.prepare import Prepared, Preparer, Unchanged
+from ragkit.reading.folders import MAX_BYTES, FoundFile, find_files
 from ragkit.reports import IndexPlan, IndexReport, ProgressCallback
 from ragkit.schema import chunk_hash, embedding_title, match_any
 from ragkit.tokens import estimate_tokens

@@ -10,8 +10,8 @@ from ragkit.chunks import Chunk
 from ragkit.collection import Collection, chunker_fingerprint
 from ragkit.documents import READER_VERSION, Document, Skipped, parse_document
 from ragkit.errors import DocumentError
-from ragkit.folders import FoundFile
 from ragkit.ledger import Ledger
+from ragkit.reading.folders import FoundFile
 from ragkit.schema import document_hash, file_hash
 from ragkit.tokens import estimate_tokens
 

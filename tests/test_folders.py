@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ragkit.errors import DocumentError
-from ragkit.folders import FoundFile, Skipped, find_files, read_file
+from ragkit.reading.folders import FoundFile, Skipped, find_files, read_file
 
 Tree = Callable[..., Path]
 

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragkit.content import Content
 from ragkit.errors import DocumentError
-from ragkit.formats import read_code, read_markdown, read_rst, read_text
-from ragkit.records import read_csv, read_json, read_jsonl, read_notebook, read_tsv
-from ragkit.texts import decode, is_binary
-from ragkit.webpage import html_content, read_html
+from ragkit.reading.content import Content
+from ragkit.reading.formats import read_code, read_markdown, read_rst, read_text
+from ragkit.reading.records import read_csv, read_json, read_jsonl, read_notebook, read_tsv
+from ragkit.reading.texts import decode, is_binary
+from ragkit.reading.webpage import html_content, read_html
 
 # ruff: noqa: RUF001  (other alphabets are the point)
 

@@ -14,8 +14,8 @@ from ragkit.documents import Document, Skipped
 from ragkit.edge.responses import bad_request
 from ragkit.embeddings import HashEmbedder, Vectors
 from ragkit.errors import CollectionMismatch, DocumentError, EmbeddingError
-from ragkit.folders import FoundFile
 from ragkit.indexer import Indexer
+from ragkit.reading.folders import FoundFile
 from ragkit.reports import IndexReport, Progress
 from ragkit.retriever import Retriever
 from ragkit.schema import DENSE

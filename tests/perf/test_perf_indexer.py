@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 import subprocess
 import sys
@@ -83,7 +84,7 @@ import resource, sys
 import ragkit
 from ragkit.edge import EdgeClient
 from ragkit.writer import Writer
-import ragkit.indexer, ragkit.chunks, ragkit.formats
+import ragkit.indexer, ragkit.chunks, ragkit.reading.formats
 
 def peak_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -93,9 +94,24 @@ with EdgeClient(sys.argv[2]) as client:
     embedder = ragkit.HashEmbedder(256) if sys.argv[3] == "dense" else None
     docs = ragkit.Collection(client, "docs", embedder=embedder)
     report = ragkit.Indexer(docs).sync(sys.argv[1])
+child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 print(f"{report.added} files, {report.chunks} chunks in {report.seconds:.0f} s: "
-      f"idle {idle:.0f} MB, peak {peak_mb():.0f} MB, {peak_mb() - idle:.0f} MB above")
+      f"idle {idle:.0f} MB, peak {peak_mb():.0f} MB, {peak_mb() - idle:.0f} MB above; "
+      f"optimizing child {child:.0f} MB")
 """
+
+
+def write_like_language(folder: Path, *, files: int) -> None:
+    """Files of 2 MB whose words are as unevenly frequent as those of a language (Zipf's law)."""
+    rng = random.Random(2)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["".join(rng.choices(letters, k=rng.randrange(2, 10))) for _ in range(200_000)]
+    cumulative = list(itertools.accumulate(1 / rank for rank in range(1, len(words) + 1)))
+    folder.mkdir()
+    for n in range(files):
+        drawn = rng.choices(words, cum_weights=cumulative, k=360_000)
+        lines = [" ".join(drawn[i : i + 15]) for i in range(0, len(drawn), 15)]
+        (folder / f"{n}.txt").write_text("\n".join(lines)[:2_000_000])
 
 
 @pytest.mark.parametrize("kind", ["keywords", "dense"])
@@ -104,12 +120,7 @@ def test_peak_memory_of_indexing_a_large_folder(
 ) -> None:
     """Prints the peak above the idle process; meant to be at most 400 MB for 200 MB of text."""
     folder = tmp_path / "folder"
-    folder.mkdir()
-    rng = random.Random(2)
-    words = [f"w{n}" for n in range(50_000)]
-    for n in range(LARGE_MB // 2):
-        lines = (" ".join(rng.choices(words, k=14)) for _ in range(26_000))
-        (folder / f"{n}.txt").write_text("\n".join(lines)[:2_000_000])
+    write_like_language(folder, files=LARGE_MB // 2)
     command = [sys.executable, "-c", MEASURE_PEAK, str(folder), str(tmp_path / "db"), kind]
     run = benchmark.pedantic(
         lambda: subprocess.run(command, check=True, capture_output=True, text=True), rounds=1

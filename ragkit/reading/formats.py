@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from ragkit.content import Content, clean_title, extension, file_name
 from ragkit.errors import DocumentError
+from ragkit.reading.content import Content, clean_title, extension, file_name
 
 MARKDOWN = frozenset({".md", ".markdown", ".mdown", ".mkd", ".mdx", ".qmd", ".rmd"})
 RST = frozenset({".rst", ".rest"})

@@ -12,9 +12,9 @@ from typing import cast
 
 from lxml import etree
 
-from ragkit.content import Content, clean_title
 from ragkit.errors import DocumentError
-from ragkit.texts import decode
+from ragkit.reading.content import Content, clean_title
+from ragkit.reading.texts import decode
 
 _Element = etree._Element  # lxml's own name for the class of every element
 

@@ -15,10 +15,10 @@ from urllib.parse import unquote
 
 from lxml import etree
 
-from ragkit.content import Content, clean_title, join_pages
 from ragkit.errors import DocumentError
-from ragkit.texts import decode
-from ragkit.webpage import html_content
+from ragkit.reading.content import Content, clean_title, join_pages
+from ragkit.reading.texts import decode
+from ragkit.reading.webpage import html_content
 
 # An archive that says it holds more is a bomb, or nothing that fits in memory.
 _MAX_UNPACKED_BYTES = 512 << 20

@@ -13,9 +13,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ragkit.content import Content, clean_title
 from ragkit.errors import DocumentError
-from ragkit.formats import markdown_title
+from ragkit.reading.content import Content, clean_title
+from ragkit.reading.formats import markdown_title
 
 # Deeper values are written as JSON.
 _MAX_DEPTH = 40

@@ -22,10 +22,10 @@ from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
-from ragkit import ignores
-from ragkit.content import BINARY_EXTENSIONS, CONVERTED_EXTENSIONS, extension
 from ragkit.errors import DocumentError
-from ragkit.texts import is_binary
+from ragkit.reading import ignores
+from ragkit.reading.content import BINARY_EXTENSIONS, CONVERTED_EXTENSIONS, extension
+from ragkit.reading.texts import is_binary
 
 MAX_BYTES = 32 << 20
 

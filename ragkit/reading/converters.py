@@ -13,11 +13,11 @@ from datetime import date, datetime, time
 from io import BytesIO
 from typing import Any
 
-from ragkit import packages
-from ragkit.content import Content, clean_title, join_pages
 from ragkit.errors import DocumentError, MissingDependency, require
-from ragkit.records import join_records, row_record
-from ragkit.webpage import html_content
+from ragkit.reading import packages
+from ragkit.reading.content import Content, clean_title, join_pages
+from ragkit.reading.records import join_records, row_record
+from ragkit.reading.webpage import html_content
 
 # Titles that programs put in, not people: names of files, and of nothing.
 _NO_TITLE = re.compile(

@@ -1,0 +1,1 @@
+"""How the bytes of each kind of file become text; `ragkit.documents` is the way in."""
