@@ -15,6 +15,7 @@ from unicodedata import east_asian_width
 
 _Span = tuple[int, int]
 
+_MARKS = re.compile(r"`|\*\*")  # of code and bold words: a name reads better without
 _MAX_TITLE = 120  # characters of a heading that are kept; what is longer is no name
 
 # Lines are matched from the line break before them: a pattern that begins with a plain character
@@ -168,7 +169,7 @@ def _line_above(text: str, start: int, settled: int) -> int:
 
 
 def _tidy(title: str) -> str:
-    title = " ".join(title.split())
+    title = " ".join(_MARKS.sub("", title).split())
     return title if len(title) <= _MAX_TITLE else title[: _MAX_TITLE - 1] + "…"
 
 

@@ -491,3 +491,12 @@ def test_the_fingerprint_tells_settings_apart_and_gives_them_back() -> None:
     assert chunker.fingerprint != Chunker(max_tokens=120, overlap=11).fingerprint
     assert Chunker.from_fingerprint(chunker.fingerprint) == chunker
     assert Chunker.from_fingerprint("somebody.else") is None
+
+
+def test_headings_are_named_without_the_marks_of_code_and_bold_words() -> None:
+    document = Document(
+        source="a.md", title="t", format="markdown", text="# `fileinput` and **more**\n\nWords.\n"
+    )
+    (chunk,) = Chunker()(document)
+    assert chunk.headings == ("fileinput and more",)
+    assert chunk.text.startswith("# `fileinput` and **more**")

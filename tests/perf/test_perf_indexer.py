@@ -84,10 +84,11 @@ import resource, sys
 import ragkit
 from ragkit.edge import EdgeClient
 from ragkit.writer import Writer
-import ragkit.indexer, ragkit.chunks, ragkit.reading.formats
+import ragkit.indexer, ragkit.chunks
 
-def peak_mb():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def peak_mb():  # not ru_maxrss, which begins with the size of the process that started this one
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 idle = peak_mb()
 with EdgeClient(sys.argv[2]) as client:
