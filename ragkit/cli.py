@@ -113,8 +113,8 @@ def index(
     """Index a folder, or bring its collection up to date."""
     from ragkit.collection import Collection
     from ragkit.console import print_plan, print_report, showing_progress
-    from ragkit.folders import MAX_BYTES
     from ragkit.indexer import Indexer
+    from ragkit.reading.folders import MAX_BYTES
 
     name = collection or folder_name(folder)
     walk: dict[str, Any] = {

@@ -252,9 +252,7 @@ class Collection:
         if if_due and not outgrown and info.status is models.CollectionStatus.GREEN:
             return
         if outgrown:
-            self.client.update_collection(
-                self.name, hnsw_config=_GRAPH, optimizers_config=_MERGED
-            )
+            self.client.update_collection(self.name, hnsw_config=_GRAPH, optimizers_config=_MERGED)
         self.client.optimize(self.name, force=outgrown)
 
     def status(self) -> CollectionStatus:

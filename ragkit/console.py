@@ -68,9 +68,7 @@ def showing_progress() -> Iterator[ProgressCallback]:
         task = bar.add_task("indexing", total=None, chunks=0)
 
         def update(progress: Progress) -> None:
-            bar.update(
-                task, completed=progress.seen, total=progress.total, chunks=progress.chunks
-            )
+            bar.update(task, completed=progress.seen, total=progress.total, chunks=progress.chunks)
 
         yield update
 
@@ -233,9 +231,7 @@ def _print_notes(screen: Console, notes: Sequence[str]) -> None:
 
 
 def _print_skipped(screen: Console, skipped: Sequence[Skipped]) -> None:
-    _print_listed(
-        screen, [f"skipped {one_line(s.source)}: {one_line(s.reason)}" for s in skipped]
-    )
+    _print_listed(screen, [f"skipped {one_line(s.source)}: {one_line(s.reason)}" for s in skipped])
 
 
 def _print_listed(screen: Console, lines: Sequence[str]) -> None:
