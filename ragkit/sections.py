@@ -15,7 +15,8 @@ from unicodedata import east_asian_width
 
 _Span = tuple[int, int]
 
-_MARKS = re.compile(r"`|\*\*")  # of code and bold words: a name reads better without
+# Marks of code and bold words, and rst's roles before them: a name reads better without.
+_MARKS = re.compile(r":[\w:+-]+:(?=`)|`|\*\*")
 _MAX_TITLE = 120  # characters of a heading that are kept; what is longer is no name
 
 # Lines are matched from the line break before them: a pattern that begins with a plain character

@@ -500,3 +500,9 @@ def test_headings_are_named_without_the_marks_of_code_and_bold_words() -> None:
     (chunk,) = Chunker()(document)
     assert chunk.headings == ("fileinput and more",)
     assert chunk.text.startswith("# `fileinput` and **more**")
+
+
+def test_rst_titles_are_named_without_roles() -> None:
+    text = ":mod:`fileinput` --- Lines\n==========================\n\nWords.\n"
+    (chunk,) = Chunker()(Document(source="a.rst", title="t", format="rst", text=text))
+    assert chunk.headings == ("fileinput --- Lines",)
