@@ -21,24 +21,33 @@ if TYPE_CHECKING:
     from ragkit.edge import EdgeClient
     from ragkit.embeddings import Embedder, HashEmbedder
     from ragkit.errors import (
+        AuthError,
         CollectionError,
         CollectionMismatch,
         CollectionNotFound,
         DocumentError,
+        EmbedderUnavailable,
         EmbeddingError,
         MissingDependency,
+        ModelNotFound,
+        QuotaExhausted,
         RagkitError,
+        RateLimited,
         StoreCorrupt,
         StoreError,
         StoreFull,
         StoreLocked,
+        TextsRefused,
     )
+    from ragkit.gemini.batch import GeminiBatch
+    from ragkit.gemini.embedder import GeminiEmbedder
     from ragkit.indexer import Indexer
     from ragkit.reports import IndexPlan, IndexReport, Progress
     from ragkit.retriever import Hit, Retriever
     from ragkit.sparse import Bm25Encoder
     from ragkit.stores import connect
     from ragkit.tokens import estimate_tokens
+    from ragkit.usage import Forecast, Usage
 
 _HOMES = {
     "ragkit.cache": ["CachedEmbedder"],
@@ -48,28 +57,38 @@ _HOMES = {
     "ragkit.edge": ["EdgeClient"],
     "ragkit.embeddings": ["Embedder", "HashEmbedder"],
     "ragkit.errors": [
+        "AuthError",
         "CollectionError",
         "CollectionMismatch",
         "CollectionNotFound",
         "DocumentError",
+        "EmbedderUnavailable",
         "EmbeddingError",
         "MissingDependency",
+        "ModelNotFound",
+        "QuotaExhausted",
         "RagkitError",
+        "RateLimited",
         "StoreCorrupt",
         "StoreError",
         "StoreFull",
         "StoreLocked",
+        "TextsRefused",
     ],
+    "ragkit.gemini.batch": ["GeminiBatch"],
+    "ragkit.gemini.embedder": ["GeminiEmbedder"],
     "ragkit.indexer": ["Indexer"],
     "ragkit.reports": ["IndexPlan", "IndexReport", "Progress"],
     "ragkit.retriever": ["Hit", "Retriever"],
     "ragkit.sparse": ["Bm25Encoder"],
     "ragkit.stores": ["connect"],
     "ragkit.tokens": ["estimate_tokens"],
+    "ragkit.usage": ["Forecast", "Usage"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AuthError",
     "Bm25Encoder",
     "CachedEmbedder",
     "Chunk",
@@ -83,21 +102,30 @@ __all__ = [
     "DocumentError",
     "EdgeClient",
     "Embedder",
+    "EmbedderUnavailable",
     "EmbeddingError",
+    "Forecast",
+    "GeminiBatch",
+    "GeminiEmbedder",
     "HashEmbedder",
     "Hit",
     "IndexPlan",
     "IndexReport",
     "Indexer",
     "MissingDependency",
+    "ModelNotFound",
     "Progress",
+    "QuotaExhausted",
     "RagkitError",
+    "RateLimited",
     "Retriever",
     "Skipped",
     "StoreCorrupt",
     "StoreError",
     "StoreFull",
     "StoreLocked",
+    "TextsRefused",
+    "Usage",
     "connect",
     "estimate_tokens",
     "parse_document",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ragkit.collection import Collection
     from ragkit.embeddings import Embedder
     from ragkit.reports import IndexPlan, IndexReport
-    from ragkit.retriever import Hit
 
 P = ParamSpec("P")
 
@@ -47,6 +46,12 @@ CollectionName = Annotated[
     typer.Option("--collection", help="Which collection.  [default: the only one there is]"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Rpm = Annotated[
+    float | None, typer.Option(help="Texts a minute to send at most.  [default: 3000]", min=1.0)
+]
+Tpm = Annotated[
+    float | None, typer.Option(help="Tokens a minute likewise.  [default: 1000000]", min=1.0)
+]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
@@ -60,17 +65,22 @@ def _exits(command: Callable[P, int]) -> Callable[P, None]:
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        as_json = bool(kwargs.get("as_json"))
         try:
             code = command(*args, **kwargs)
-        except ValueError as exc:
-            code = _complain(exc, USAGE, as_json=bool(kwargs.get("as_json")))
+        except (ValueError, typer.BadParameter) as exc:
+            code = _complain(exc, USAGE, as_json=as_json)
         except KeyboardInterrupt:
             message = "interrupted; what was committed is kept, and running again goes on from it"
-            code = _complain(message, INTERRUPTED, as_json=bool(kwargs.get("as_json")))
+            code = _complain(message, INTERRUPTED, as_json=as_json)
+        except BrokenPipeError:
+            # The reader of our output has gone; nothing more can be said there.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = FAILED
         except Exception as exc:
             if not _is_expected(exc):
                 raise
-            code = _complain(exc, FAILED, as_json=bool(kwargs.get("as_json")))
+            code = _complain(exc, FAILED, as_json=as_json)
         raise typer.Exit(code)
 
     return run
@@ -96,9 +106,19 @@ def index(
     ] = None,
     embedder: Annotated[
         str | None,
-        typer.Option(help="none (keyword search) or hash (for trying out).  [default: none]"),
+        typer.Option(
+            help="gemini, none (keyword search) or hash (for trying out).  "
+            "[default: the collection's own, else gemini with a key, else none]"
+        ),
     ] = None,
-    dim: Annotated[int | None, typer.Option(help="Dimensions of the vectors.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Of gemini.  [default: gemini-embedding-001]")
+    ] = None,
+    dim: Annotated[
+        int | None, typer.Option(help="Dimensions of the vectors.  [default: 768, hash 512]")
+    ] = None,
+    rpm: Rpm = None,
+    tpm: Tpm = None,
     quantization: Annotated[
         str, typer.Option(help="auto, none, binary, scalar, turbo or product.")
     ] = "auto",
@@ -121,13 +141,15 @@ def index(
         "corpus": corpus,
         "include": include or (),
         "exclude": exclude or (),
-        "max_bytes": MAX_BYTES if max_mb is None else int(max_mb * 1_000_000),
+        "max_bytes": MAX_BYTES if max_mb is None else int(min(max_mb, 1e6) * 1_000_000),
     }
     with _store(db) as client:
         docs = Collection(
             client,
             name,
-            embedder=_embedder_for_writing(client, name, embedder, dim),
+            embedder=_embedder_for_writing(
+                client, name, kind=embedder, model=model, dim=dim, rpm=rpm, tpm=tpm
+            ),
             quantization=quantization,  # type: ignore[arg-type]  # checked by Collection
             chunker=_chunker(client, name, max_tokens, overlap),
             language=language,
@@ -166,20 +188,25 @@ def search(
 ) -> int:
     """Find the passages that answer a question best."""
     from ragkit.console import print_hits
+    from ragkit.errors import EmbedderUnavailable
     from ragkit.retriever import Retriever
 
     with _store(db) as client:
         docs = _existing(client, collection)
-        hits = Retriever(docs).search(
-            query,
-            limit=limit,
-            mode=mode,  # type: ignore[arg-type]  # checked by Retriever
-            oversampling=oversampling,
-            rescore=rescore,
-            exact=exact,
-        )
+        try:
+            hits = Retriever(docs).search(
+                query,
+                limit=limit,
+                mode=mode,  # type: ignore[arg-type]  # checked by Retriever
+                oversampling=oversampling,
+                rescore=rescore,
+                exact=exact,
+            )
+        except EmbedderUnavailable as exc:
+            exc.add_note("or search by keywords alone: --mode sparse")
+            raise
         if as_json:
-            _emit({"query": query, "hits": [_hit_json(hit) for hit in hits]})
+            _emit({"query": query, "hits": [_asdict(hit) for hit in hits]})
         else:
             print_hits(hits, query=query, bm25=docs.bm25, full=full)
     return DONE
@@ -189,17 +216,23 @@ def search(
 @_exits
 def status(db: Db = None, as_json: Json = False) -> int:
     """Show the collections and what they hold."""
-    from dataclasses import asdict
-
     from ragkit.collection import Collection
     from ragkit.console import print_status
+    from ragkit.errors import CollectionMismatch
 
+    statuses, foreign = [], {}
     with _store(db) as client:
-        statuses = [Collection(client, name).status() for name in _names(client)]
+        for name in _names(client):
+            try:
+                statuses.append(Collection(client, name).status())
+            except CollectionMismatch as exc:
+                foreign[name] = str(exc)
     if as_json:
-        _emit({"database": _location(db), "collections": [asdict(each) for each in statuses]})
+        listed = [_asdict(each) for each in statuses]
+        others = [{"name": name, "error": reason} for name, reason in foreign.items()]
+        _emit({"database": _location(db), "collections": listed, "others": others})
     else:
-        print_status(_location(db), statuses)
+        print_status(_location(db), statuses, foreign)
     return DONE
 
 
@@ -209,6 +242,9 @@ def remove(
     sources: Annotated[list[str], typer.Argument(help="Documents, as search shows them.")],
     db: Db = None,
     collection: CollectionName = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="Of which folder, if several have such a document.")
+    ] = None,
     yes: Yes = False,
     as_json: Json = False,
 ) -> int:
@@ -217,16 +253,14 @@ def remove(
 
     with _store(db) as client:
         docs = _existing(client, collection)
-        named = _sources(docs, sources)
-        listed = ", ".join(named)
+        found = _documents(docs, sources, corpus)
+        listed = ", ".join(source for _, source in found)
         _confirm(f"Remove {listed} from collection {docs.name!r}?", yes=yes)
-        removed = Indexer(docs).remove(named)
+        removed = sum(Indexer(docs).remove([source], corpus=home) for home, source in found)
     if as_json:
         _emit({"removed": removed})
     else:
         typer.echo(f"{removed} removed; the next ragkit index brings back what is still there")
-    if removed < len(named):
-        raise typer.BadParameter(f"{len(named) - removed} of {listed} are not in the collection")
     return DONE
 
 
@@ -254,7 +288,8 @@ def drop(
 
 def folder_name(folder: Path) -> str:
     """The collection's name that goes with a folder: its own, fit for Qdrant."""
-    return folder.expanduser().resolve().name.translate(_FORBIDDEN_IN_NAMES) or "documents"
+    name = os.fsencode(folder.expanduser().resolve().name).decode(errors="replace")
+    return name.translate(_FORBIDDEN_IN_NAMES) or "documents"
 
 
 @contextmanager
@@ -286,10 +321,11 @@ def _no_such(name: str, names: Sequence[str]) -> str:
 def _existing(client: QdrantBase, name: str | None) -> Collection:
     """The collection asked for, or the only one, with the embedder it was made with."""
     from ragkit.collection import Collection
-    from ragkit.embeddings import builtin_embedder
+    from ragkit.embedders import embedder_of
 
     names = _names(client)
     if name is None:
+        names = names if len(names) < 2 else [each for each in names if _is_ours(client, each)]
         if len(names) != 1:
             there = f"there are {len(names)}: {', '.join(names)}" if names else "there is none"
             remedy = "say which with --collection" if names else "make one: ragkit index FOLDER"
@@ -298,29 +334,60 @@ def _existing(client: QdrantBase, name: str | None) -> Collection:
     elif not client.collection_exists(name):
         raise typer.BadParameter(_no_such(name, names))
     fingerprint = Collection(client, name).open().embedder
-    embedder = builtin_embedder(fingerprint)
+    embedder = embedder_of(fingerprint)
     if fingerprint is not None and embedder is None:
         note = f"its vectors are of {fingerprint}, which only Python can bring: keywords alone"
         typer.echo(f"collection {name!r}: {note}", err=True)
     return Collection(client, name, embedder=embedder)
 
 
-def _embedder_for_writing(
-    client: QdrantBase, name: str, kind: str | None, dim: int | None
-) -> Embedder | None:
-    """The embedder asked for, else the one the collection was made with, else none."""
+def _is_ours(client: QdrantBase, name: str) -> bool:
     from ragkit.collection import Collection
-    from ragkit.embeddings import HashEmbedder, builtin_embedder
+    from ragkit.errors import CollectionMismatch
 
-    if kind not in (None, "none", "hash"):
-        raise typer.BadParameter(f"expected --embedder none or hash, got {kind!r}")
-    if dim is not None and kind != "hash":
-        raise typer.BadParameter("--dim goes with --embedder hash")
-    if kind == "hash":
-        return HashEmbedder() if dim is None else HashEmbedder(dim=dim)
-    if kind is None and client.collection_exists(name):
-        return builtin_embedder(Collection(client, name).open().embedder)
-    return None
+    try:
+        Collection(client, name).open()
+    except CollectionMismatch:
+        return False
+    return True
+
+
+def _embedder_for_writing(
+    client: QdrantBase,
+    name: str,
+    *,
+    kind: str | None,
+    model: str | None,
+    dim: int | None,
+    rpm: float | None,
+    tpm: float | None,
+) -> Embedder | None:
+    """The embedder asked for, else the one the collection was made with, else by the key."""
+    from ragkit.collection import Collection
+    from ragkit.embedders import embedder_of
+    from ragkit.embeddings import HashEmbedder
+    from ragkit.gemini.embedder import GeminiEmbedder
+
+    if kind is None and model is None and dim is None and client.collection_exists(name):
+        return embedder_of(Collection(client, name).open().embedder, rpm=rpm, tpm=tpm)
+    if kind is None:
+        kind = "gemini" if model is not None or has_gemini_key() else "none"
+    if kind not in ("gemini", "none", "hash"):
+        raise typer.BadParameter(f"expected --embedder gemini, none or hash, got {kind!r}")
+    if model is not None and kind != "gemini":
+        raise typer.BadParameter("--model goes with --embedder gemini")
+    if dim is not None and kind == "none":
+        raise typer.BadParameter("--dim goes with --embedder gemini or hash")
+    given: dict[str, Any] = {} if dim is None else {"dim": dim}
+    if kind == "gemini":
+        given |= {} if model is None else {"model": model}
+        return GeminiEmbedder(**given, rpm=rpm, tpm=tpm)
+    return HashEmbedder(**given) if kind == "hash" else None
+
+
+def has_gemini_key() -> bool:
+    """Whether the environment holds a key for Gemini."""
+    return bool(os.environ.get("GOOGLE_API_KEY") or os.environ.get("GEMINI_API_KEY"))
 
 
 def _chunker(
@@ -342,16 +409,28 @@ def _chunker(
     return Chunker(**given)
 
 
-def _sources(docs: Collection, named: Sequence[str]) -> list[str]:
-    """Sources as they are stored, from what a person typed: a source, or a path to the file."""
-    corpora = [Path(corpus) for corpus in docs.status().corpora]
-    sources = []
-    for name in named:
-        path = Path(name).expanduser().resolve()
-        homes = [corpus for corpus in corpora if corpus.is_absolute()]
-        within = [path.relative_to(home).as_posix() for home in homes if path.is_relative_to(home)]
-        sources.append(within[0] if within else name)
-    return sources
+def _documents(docs: Collection, named: Sequence[str], corpus: str | None) -> list[tuple[str, str]]:
+    """The (corpus, source) of each document, from what a person typed: a path, or a source."""
+    from ragkit.ledger import read_ledger
+
+    corpora = [corpus] if corpus else list(docs.status().corpora)
+    held = {home: read_ledger(docs, home).sources for home in corpora}
+    return [_document(name, held) for name in named]
+
+
+def _document(name: str, held: Mapping[str, frozenset[str]]) -> tuple[str, str]:
+    path = Path(name).expanduser().resolve()
+    meant = {(home, name) for home, sources in held.items() if name in sources}
+    for home, sources in held.items():
+        if Path(home).is_absolute() and path.is_relative_to(home):
+            source = path.relative_to(home).as_posix()
+            meant |= {(home, source)} if source in sources else set()
+    if len(meant) == 1:
+        return meant.pop()
+    if not meant:
+        raise typer.BadParameter(f"there is no document {name!r} in the collection")
+    listed = " or ".join(f"{source} of {home}" for home, source in sorted(meant))
+    raise typer.BadParameter(f"{name!r} could be {listed}: give the full path, or --corpus")
 
 
 def _explain_search(docs: Collection) -> None:
@@ -359,12 +438,15 @@ def _explain_search(docs: Collection) -> None:
 
     if docs.embedder is None:
         console().print(
-            "Keyword search (BM25): it finds words, not meanings. To search by meaning, give the "
-            "collection an embedder in Python: ragkit.Collection(..., embedder=...)."
+            "Keyword search (BM25): it finds words, not meanings. To search by meaning, set "
+            "GEMINI_API_KEY and index with --embedder gemini under another --collection."
         )
 
 
 def _confirm(question: str, *, yes: bool) -> None:
+    from ragkit.console import one_line
+
+    question = one_line(question)
     if yes:
         return
     if not sys.stdin.isatty():
@@ -382,9 +464,13 @@ def _is_expected(error: Exception) -> bool:
 
 
 def _complain(error: Exception | str, code: int, *, as_json: bool) -> int:
-    typer.echo(f"error: {error}", err=True)
+    from ragkit.console import one_line
+
+    message = one_line("; ".join([str(error), *getattr(error, "__notes__", [])]))
+    typer.echo(f"error: {message}", err=True)
     if as_json:
-        _emit({"error": str(error)})
+        with suppress(OSError):  # standard output may be what has failed
+            _emit({"error": message})
     return code
 
 
@@ -402,6 +488,7 @@ def _report_json(report: IndexReport) -> dict[str, Any]:
         "embedded": report.embedded,
         "reused": report.reused,
         "skipped": [{"source": each.source, "reason": each.reason} for each in report.skipped],
+        "usage": _asdict(report.usage),
         "notes": list(report.notes),
         "seconds": round(report.seconds, 3),
     }
@@ -417,14 +504,15 @@ def _plan_json(plan: IndexPlan) -> dict[str, Any]:
         "chunks": plan.chunks,
         "to_embed": plan.to_embed,
         "tokens": plan.tokens,
+        "forecast": _asdict(plan.forecast),
         "notes": list(plan.notes),
     }
 
 
-def _hit_json(hit: Hit) -> dict[str, Any]:
+def _asdict(record: Any) -> dict[str, Any] | None:
     from dataclasses import asdict
 
-    return asdict(hit)
+    return None if record is None else asdict(record)
 
 
 if __name__ == "__main__":

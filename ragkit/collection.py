@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 
 from qdrant_client import models
@@ -13,7 +15,7 @@ from ragkit.chunks import Chunk, Chunker
 from ragkit.documents import Document
 from ragkit.edge import EdgeClient
 from ragkit.embeddings import Embedder
-from ragkit.errors import CollectionMismatch, CollectionNotFound
+from ragkit.errors import CollectionError, CollectionMismatch, CollectionNotFound
 from ragkit.manifest import Manifest
 from ragkit.quantization import (
     SCAN_LIMIT,
@@ -114,7 +116,10 @@ class Collection:
         self._payload_indexes = dict(payload_indexes or {})
         self._manifest: Manifest | None = None
         self._config: models.CollectionConfig | None = None
-        Bm25Encoder(avg_len=1.0, language=language or _DEFAULT_LANGUAGE)  # is it a known one?
+        # Are they known ones?
+        Bm25Encoder(avg_len=1.0, language=_DEFAULT_LANGUAGE if language is None else language)
+        if chunker is not None:
+            chunker_fingerprint(chunker)
         if isinstance(chunker, Chunker) and embedder and chunker.max_tokens > embedder.max_tokens:
             raise ValueError(
                 f"expected chunks of at most {embedder.max_tokens} tokens, all that "
@@ -135,6 +140,14 @@ class Collection:
         """Of BM25's stop words and stemmer: as asked for, else as the collection has it."""
         held = self._manifest.language if self._manifest else _DEFAULT_LANGUAGE
         return self._language or held
+
+    def using(
+        self, *, embedder: Embedder, chunker: Callable[[Document], list[Chunk]]
+    ) -> Collection:
+        """The same collection with another embedder of the same fingerprint and a chunker."""
+        twin = copy(self)
+        twin.embedder, twin._chunker = embedder, chunker
+        return twin
 
     def exists(self) -> bool:
         """Whether it has been created."""
@@ -174,12 +187,26 @@ class Collection:
         self._create_missing_indexes()
         return manifest
 
+    def check_new(self) -> None:
+        """Refuse settings with which no collection can be created.
+
+        Raises:
+            ValueError: Quantization is asked for where there will be no vectors.
+        """
+        asked = quantization_name(self._quantization)
+        if self.embedder is None and asked not in ("auto", "none"):
+            raise ValueError(
+                f"quantization {asked!r} is for vectors, and without an embedder there are none: "
+                "pass an embedder, or leave quantization out"
+            )
+
     def create(self, *, avg_len: float) -> Manifest:
         """Create it, with its payload indexes, before the first point comes.
 
         Args:
             avg_len: BM25's average passage length, measured on the first chunks.
         """
+        self.check_new()
         manifest = Manifest(
             embedder=self.embedder.fingerprint if self.embedder else None,
             dim=self.embedder.dim if self.embedder else None,
@@ -277,7 +304,16 @@ class Collection:
         )
 
     def drop(self) -> None:
-        """Delete it with all that it holds."""
+        """Delete it with all that it holds.
+
+        Raises:
+            CollectionError: The name is an alias, which would leave the collection where it is.
+        """
+        for alias in self.client.get_aliases().aliases:
+            if alias.alias_name == self.name:
+                raise CollectionError(
+                    f"{self.name!r} is an alias of {alias.collection_name!r}: drop that one"
+                )
         self.client.delete_collection(self.name)
         self._manifest = self._config = None
 
@@ -354,9 +390,18 @@ _HEAD = models.FieldCondition(key="ordinal", match=models.MatchValue(value=0))
 
 
 def chunker_fingerprint(chunker: Callable[[Document], list[Chunk]]) -> str:
-    """What tells two chunkers apart: their `fingerprint`, else their qualified name."""
+    """What tells two chunkers apart: their `fingerprint`, else their qualified name.
+
+    Raises:
+        ValueError: It has neither, as a lambda.
+    """
     fingerprint = getattr(chunker, "fingerprint", None)
     if isinstance(fingerprint, str):
         return fingerprint
+    if isinstance(chunker, partial):
+        settings = [*map(repr, chunker.args), *(f"{k}={v!r}" for k, v in chunker.keywords.items())]
+        return f"{chunker_fingerprint(chunker.func)}({', '.join(settings)})"
     name = getattr(chunker, "__qualname__", type(chunker).__qualname__)
+    if name.endswith("<lambda>"):
+        raise ValueError("a lambda as chunker has no name to tell it by: pass a function instead")
     return f"{chunker.__module__}.{name}"

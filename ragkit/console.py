@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,11 +30,14 @@ from ragkit.documents import Skipped
 from ragkit.reports import IndexPlan, IndexReport, Progress, ProgressCallback
 from ragkit.retriever import Hit
 from ragkit.sparse import Bm25Encoder
+from ragkit.usage import Forecast, Usage
 
 _WORD = re.compile(r"\w+")
 _EXCERPT_CHARS = 480
 _MAX_LISTED = 20  # skipped files or planned sources shown by name
 _PLAIN_EVERY_S = 5.0  # between two lines of progress in a pipe
+# But line feeds and tabs; a passage is shown, never obeyed by the terminal.
+_UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
@@ -97,6 +100,8 @@ def print_report(name: str, report: IndexReport) -> None:
         f"{report.changed:,} changed, {report.unchanged:,} unchanged, {report.removed:,} removed, "
         f"{len(report.skipped):,} skipped; {_work(report)} in {report.seconds:.1f} s"
     )
+    if report.usage is not None and report.usage.calls:
+        screen.print(_usage(report.usage))
     _print_notes(screen, report.notes)
     _print_skipped(screen, report.skipped)
 
@@ -114,6 +119,8 @@ def print_plan(name: str, plan: IndexPlan) -> None:
     else:
         embedding = "none to embed"
     screen.print(f"{plan.chunks:,} chunks to write, {embedding}")
+    if plan.forecast is not None and plan.to_embed:
+        screen.print(_forecast(plan.forecast))
     _print_notes(screen, plan.notes)
     for sign, sources in (("+", plan.added), ("~", plan.changed), ("-", plan.removed)):
         _print_listed(screen, [f"{sign} {one_line(source)}" for source in sources])
@@ -146,10 +153,12 @@ def print_hits(hits: Sequence[Hit], *, query: str, bm25: Bm25Encoder, full: bool
         screen.print()
 
 
-def print_status(database: str, statuses: Sequence[CollectionStatus]) -> None:
-    """Print the collections of a database as a table."""
+def print_status(
+    database: str, statuses: Sequence[CollectionStatus], foreign: Mapping[str, str]
+) -> None:
+    """Print the collections of a database as a table, and why others are not in it."""
     screen = console()
-    if not statuses:
+    if not statuses and not foreign:
         screen.print(f"{escape(database)} holds no collection yet: ragkit index FOLDER makes one")
         return
     table = Table("collection", box=None, header_style="bold", pad_edge=False)
@@ -159,16 +168,22 @@ def print_status(database: str, statuses: Sequence[CollectionStatus]) -> None:
         table.add_column(heading)
     table.add_column("on disk", justify="right")
     for status in statuses:
-        size = "" if status.bytes_on_disk is None else f"{status.bytes_on_disk / 1e6:,.1f} MB"
-        table.add_row(
-            escape(one_line(status.name)),
-            f"{status.documents:,}",
-            f"{status.chunks:,}",
-            escape(status.embedder or "none (keyword search)"),
-            status.quantization,
-            size,
-        )
-    screen.print(table)
+        table.add_row(*_row(status))
+    if statuses:
+        screen.print(table)
+    for reason in foreign.values():
+        screen.print(escape(one_line(reason)))
+
+
+def _row(status: CollectionStatus) -> list[str]:
+    return [
+        escape(one_line(status.name)),
+        f"{status.documents:,}",
+        f"{status.chunks:,}",
+        escape(status.embedder or "none (keyword search)"),
+        status.quantization,
+        "" if status.bytes_on_disk is None else f"{status.bytes_on_disk / 1e6:,.1f} MB",
+    ]
 
 
 def one_line(text: str) -> str:
@@ -177,15 +192,17 @@ def one_line(text: str) -> str:
 
 
 def location(hit: Hit) -> str:
-    """Where a hit stands: a path that can be opened from here if there is one, and the line."""
+    """Where a hit stands: a path that can be opened from here if there is one, and the line.
+
+    Such a path is relative to the current folder, so `ragkit remove` reads it back as this file.
+    """
     path = Path(hit.corpus) / hit.source
-    shown = hit.source
-    if path.is_absolute() and path.is_relative_to(Path.cwd()) and path.exists():
-        shown = path.relative_to(Path.cwd()).as_posix()
+    shown = os.path.relpath(path) if path.is_absolute() and path.exists() else hit.source
     return one_line(shown) + (f":{hit.line}" if hit.line else "")
 
 
 def _passage(text: str, query: str, bm25: Bm25Encoder, *, full: bool) -> Text:
+    text = _UNSAFE.sub("\ufffd", text)
     terms = set(bm25.encode_query(query).indices)
     words = {word: bool(terms & set(bm25.encode_query(word).indices)) for word in _words(text)}
     marks = [match.span() for match in _WORD.finditer(text) if words[match[0]]]
@@ -223,6 +240,29 @@ def _work(report: IndexReport) -> str:
     if report.embedded or report.reused:
         chunks += f" ({report.embedded:,} embedded, {report.reused:,} vectors used again)"
     return chunks
+
+
+def _usage(usage: Usage) -> str:
+    tokens = f"about {usage.estimated_tokens:,} tokens"
+    if usage.billed_tokens is not None:
+        tokens = f"{usage.billed_tokens:,} tokens billed"
+    parts = [f"{usage.texts:,} texts embedded, {tokens}", f"{usage.calls:,} calls"]
+    if usage.retries:
+        parts.append(f"{usage.retries:,} of them repeated")
+    if usage.waited_s >= 1:
+        parts.append(f"{usage.waited_s:.0f} s waited for the quota")
+    if usage.near_limit:
+        parts.append(f"{usage.near_limit:,} texts near the model's limit")
+    return ", ".join(parts) + _dollars("; {}", usage.cost_usd)
+
+
+def _forecast(forecast: Forecast) -> str:
+    time_left = f"{forecast.minutes:,.1f} minutes at the least by the quota"
+    return f"embedding takes {time_left}" + _dollars(" and costs {}", forecast.cost_usd)
+
+
+def _dollars(frame: str, amount: float | None) -> str:
+    return "" if amount is None else frame.format(f"about ${amount:,.4f}")
 
 
 def _print_notes(screen: Console, notes: Sequence[str]) -> None:

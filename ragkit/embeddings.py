@@ -6,17 +6,19 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ragkit.errors import EmbeddingError
+from ragkit.errors import EmbedderUnavailable, EmbeddingError, TextsRefused
 
 Vectors: TypeAlias = NDArray[np.float32]
 
 _WORD = re.compile(r"\w+")
+_HOPELESS = 8  # texts refused one by one, and none embedded: then it is not the texts
 _MAX_NGRAM_CHARS = 64  # of a longer word only this much is cut into n-grams
 
 
@@ -82,6 +84,76 @@ def embed_query(embedder: Embedder, text: str) -> Vectors:
     return row
 
 
+@dataclass(slots=True, kw_only=True)
+class Embedded:
+    """What came of embedding some texts, by their index.
+
+    Attributes:
+        vectors: Unit vectors, shape (dim,).
+        refused: Why a text cannot be embedded.
+        unavailable: Why the embedder could not go on, if so; some texts are then in neither.
+    """
+
+    vectors: dict[int, Vectors] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
+    unavailable: EmbedderUnavailable | None = None
+
+
+def embed_what_can_be(
+    embedder: Embedder, texts: Sequence[str], *, titles: Sequence[str], proven: bool = False
+) -> Embedded:
+    """Embed passages, and find out which ones are at fault where a call fails.
+
+    An embedder that knows raises `TextsRefused`. Of one that does not the call is halved until
+    the texts at fault stand alone.
+
+    Args:
+        embedder: The embedder.
+        texts: The passages.
+        titles: One for each.
+        proven: Whether it has embedded something before, so that texts must be at fault.
+
+    Raises:
+        EmbeddingError: It fails for one text after the other and has never embedded any: it is
+            the embedder that is at fault.
+    """
+    outcome = Embedded()
+    todo = [range(len(texts))]
+    while todo and outcome.unavailable is None:
+        part = todo.pop()
+        try:
+            _embed_part(embedder, texts, titles, part, outcome)
+        except EmbeddingError as exc:
+            if len(part) > 1:
+                middle = len(part) // 2
+                todo += [part[middle:], part[:middle]]
+                continue
+            outcome.refused[part.start] = str(exc)
+            if not proven and not outcome.vectors and len(outcome.refused) == _HOPELESS:
+                raise
+    return outcome
+
+
+def _embed_part(
+    embedder: Embedder,
+    texts: Sequence[str],
+    titles: Sequence[str],
+    part: range,
+    outcome: Embedded,
+) -> None:
+    if not part:
+        return
+    own = slice(part.start, part.stop)
+    try:
+        vectors = embed_documents(embedder, texts[own], titles=titles[own])
+    except (TextsRefused, EmbedderUnavailable) as exc:
+        outcome.vectors.update((part[i], vector) for i, vector in exc.vectors.items())
+        outcome.refused.update((part[i], reason) for i, reason in exc.failed.items())
+        outcome.unavailable = exc if isinstance(exc, EmbedderUnavailable) else None
+    else:
+        outcome.vectors.update(zip(part, vectors, strict=True))
+
+
 def checked_vectors(vectors: object, *, shape: tuple[int, int], origin: str) -> Vectors:
     """Check an embedder's answer and scale its rows to unit length.
 
@@ -135,6 +207,12 @@ class HashEmbedder:
             raise ValueError(f"expected dim of at least 8, got {dim}")
         self._dim = dim
 
+    @classmethod
+    def from_fingerprint(cls, fingerprint: str | None) -> HashEmbedder | None:
+        """The embedder that a collection was made with; None if that was not one of these."""
+        found = re.fullmatch(r"hash-v1 dim=(\d+)", fingerprint or "")
+        return cls(dim=int(found[1])) if found else None
+
     @property
     def dim(self) -> int:
         """The width of every vector."""
@@ -175,13 +253,7 @@ class HashEmbedder:
         return np.asarray(vector / np.linalg.norm(vector), dtype=np.float32)
 
 
-def builtin_embedder(fingerprint: str | None) -> Embedder | None:
-    """The embedder that a fingerprint names; None if it is not one of ragkit's own."""
-    found = re.fullmatch(r"hash-v1 dim=(\d+)", fingerprint or "")
-    return HashEmbedder(dim=int(found[1])) if found else None
-
-
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=20_000)
 def _features(word: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The hashes of a word and of its 3- to 5-grams, and their weights: 1 and 1 shared by all."""
     bounded = f"<{word[:_MAX_NGRAM_CHARS]}>"

@@ -4,6 +4,12 @@
     ├── DocumentError        a file that cannot become a document; `reason` says why
     ├── MissingDependency    an optional library is not installed; says which extra has it
     ├── EmbeddingError       vectors that are missing, misshapen or not finite
+    │   ├── TextsRefused         some texts cannot be embedded; the others were, and are in it
+    │   └── EmbedderUnavailable  no text is at fault: out of reach, or failing past the deadline
+    │       ├── RateLimited      too many requests, past the deadline
+    │       ├── QuotaExhausted   a quota that only another day refills
+    │       ├── AuthError        no key, a bad one, or one that may not do this
+    │       └── ModelNotFound    there is no such model, or no longer
     ├── CollectionError      a collection that cannot be used as asked
     │   ├── CollectionNotFound
     │   └── CollectionMismatch   it was made with another embedder or dimension, or not by ragkit
@@ -19,7 +25,13 @@ dimension, bad filter) stays qdrant-client's own exception, on the embedded engi
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from numpy import float32
+    from numpy.typing import NDArray
 
 
 class RagkitError(Exception):
@@ -47,6 +59,62 @@ class MissingDependency(RagkitError):
 
 class EmbeddingError(RagkitError):
     """An embedder returned something other than one finite vector per text."""
+
+
+class TextsRefused(EmbeddingError):
+    """Some of the texts cannot be embedded, and asking again does not help.
+
+    Attributes:
+        failed: The reason for each of those texts, by its index in the call.
+        vectors: The unit vectors, shape (dim,), of all the others, by index.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        failed: Mapping[int, str] | None = None,  # optional, since unpickling fills them in later
+        vectors: Mapping[int, NDArray[float32]] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.failed = dict(failed or {})
+        self.vectors = dict(vectors or {})
+
+
+class EmbedderUnavailable(EmbeddingError):
+    """The embedder cannot go on; no text is at fault, so halving a batch finds nothing.
+
+    Attributes:
+        failed: As in `TextsRefused`: texts that were refused before.
+        vectors: As in `TextsRefused`: what was embedded before, paid for and good.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        failed: Mapping[int, str] | None = None,
+        vectors: Mapping[int, NDArray[float32]] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.failed = dict(failed or {})
+        self.vectors = dict(vectors or {})
+
+
+class RateLimited(EmbedderUnavailable):
+    """Still too many requests when the deadline passed."""
+
+
+class QuotaExhausted(EmbedderUnavailable):
+    """A quota is used up that no waiting within this run refills."""
+
+
+class AuthError(EmbedderUnavailable):
+    """There is no key, or the service does not accept it."""
+
+
+class ModelNotFound(EmbedderUnavailable):
+    """There is no such model, or it has been shut down."""
 
 
 class CollectionError(RagkitError):

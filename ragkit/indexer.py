@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,18 +14,21 @@ from qdrant_client import models
 from ragkit.collection import Collection, chunker_fingerprint
 from ragkit.documents import Document, Skipped
 from ragkit.edge import EdgeClient
-from ragkit.errors import CollectionNotFound, DocumentError
+from ragkit.errors import CollectionNotFound, DocumentError, EmbedderUnavailable
 from ragkit.ledger import Ledger, of_corpus, read_ledger, stored_vectors
 from ragkit.prepare import Prepared, Preparer, Unchanged
 from ragkit.reading.folders import MAX_BYTES, FoundFile, find_files
 from ragkit.reports import IndexPlan, IndexReport, ProgressCallback
 from ragkit.schema import chunk_hash, embedding_title, match_any
 from ragkit.tokens import estimate_tokens
+from ragkit.usage import Forecast, Usage
 from ragkit.writer import Writer
 
 _DELETE_PAGE = 500
 _PLAN_PAGE = 1000
 _OPTIMIZE_FROM = 1000  # chunks written; fewer can wait for the next run
+
+_GLOB = re.compile(r"[\\*?\[\] ]")
 
 Outcome: TypeAlias = Prepared | Unchanged | Skipped
 
@@ -67,6 +71,8 @@ class Indexer:
             DocumentError: The folder is not there, or holds no file at all; nothing is removed.
             CollectionMismatch: The collection was made with another embedder or other settings;
                 nothing has been embedded.
+            EmbedderUnavailable: The embedder cannot go on (a quota, a key, the network); what was
+                embedded before is kept, and running again goes on from there.
         """
         found = self._walk(folder, include=include, exclude=exclude, max_bytes=max_bytes)
         run = self._run(corpus or found.corpus, progress, total=len(found.files))
@@ -89,7 +95,9 @@ class Indexer:
         A `Skipped` among them, as `read_folder` yields it, is passed on to the report.
         """
         run = self._run(corpus, progress, total=None)
-        run.write(_prepared_once(documents, run.preparer))
+        seen: set[str] = set()
+        run.write(_prepared_once(documents, run.preparer, seen))
+        run.sweep_sources(seen)
         return run.finish()
 
     def plan(
@@ -114,35 +122,45 @@ class Indexer:
             added=tuple(tally.added),
             changed=tuple(tally.changed),
             unchanged=tally.unchanged,
-            removed=tuple(sorted([*found.gone(ledger), *tally.stale])),
+            removed=tuple(sorted({*found.gone(ledger), *found.stale(ledger), *tally.stale})),
             skipped=(*found.skipped, *tally.skipped),
             chunks=tally.chunks,
             to_embed=tally.to_embed(),
             tokens=tally.tokens,
+            forecast=tally.forecast(),
             notes=_chunker_note(self._collection) if exists else (),
         )
 
     def remove(self, sources: Iterable[str], *, corpus: str | None = None) -> int:
-        """Delete documents by source, of one corpus or of all; returns how many there were.
+        """Delete documents by source; returns how many there were.
 
         A file that is still in its folder comes back with the next `sync`.
+
+        Args:
+            sources: As the hits have them.
+            corpus: Where they are; may be left out while the collection has one corpus.
+
+        Raises:
+            ValueError: The collection has several corpora, and none was named.
         """
         self._collection.open()
-        wanted = list(dict.fromkeys(sources))
-        corpora = [corpus] if corpus else list(self._collection.status().corpora)
-        removed = 0
-        for name in corpora:
-            held = [s for s in wanted if self._ledger(name).holds(s)]
-            _delete(self._collection, name, "source", held)
-            removed += len(held)
-        return removed
+        wanted = list(dict.fromkeys(_patterns(sources)))
+        corpora = list(self._collection.status().corpora)
+        if corpus is None and len(corpora) > 1:
+            raise ValueError(f"expected corpus to be one of {', '.join(corpora)}, got none")
+        home = corpus or (corpora[0] if corpora else "")
+        ledger = self._ledger(home)
+        # Also what an interrupted run has left of a document that the ledger does not hold.
+        _delete(self._collection, home, "source", wanted)
+        return sum(ledger.holds(source) for source in wanted)
 
     def _walk(
         self, folder: str | Path, *, include: Sequence[str], exclude: Sequence[str], max_bytes: int
     ) -> _Walk:
         root = Path(folder).expanduser().resolve()
-        exclude = [*exclude, *self._own_database(root)]
-        found = list(find_files(root, include=include, exclude=exclude, max_bytes=max_bytes))
+        left_out = [*_patterns(exclude), *self._own_database(root)]
+        include = _patterns(include)
+        found = list(find_files(root, include=include, exclude=left_out, max_bytes=max_bytes))
         return _Walk(
             root=root,
             files=tuple(item for item in found if isinstance(item, FoundFile)),
@@ -155,12 +173,15 @@ class Indexer:
         if not isinstance(client, EdgeClient):
             return []
         path = client.path.resolve()
-        return [f"/{path.relative_to(root)}/"] if root in path.parents else []
+        if root not in path.parents:
+            return []
+        return [f"/{_GLOB.sub(_escaped, path.relative_to(root).as_posix())}/"]
 
     def _open(self) -> bool:
         try:
             self._collection.open_for_writing()
         except CollectionNotFound:
+            self._collection.check_new()
             return False
         return True
 
@@ -199,13 +220,22 @@ class _Run:
         self._skipped: list[Skipped] = []
         self._unchanged = 0
         self._removed = 0
+        self._usage_before = _usage_of(collection)
         self._started = time.perf_counter()
 
     def skip(self, skipped: Iterable[Skipped]) -> None:
         self._skipped.extend(skipped)
 
     def write(self, outcomes: Iterable[Outcome]) -> None:
-        self._writer.write(self._prepared(outcomes))
+        try:
+            self._writer.write(self._prepared(outcomes))
+        except EmbedderUnavailable as exc:
+            done = self._writer.added + self._writer.changed
+            exc.add_note(
+                f"{done} documents were committed in this run, and vectors already paid for are "
+                "kept: run again to go on from here"
+            )
+            raise
         self.skip(self._writer.failed)
         stale = [skipped.source for skipped in self._skipped if skipped.stale]
         self.remove([source for source in stale if self.ledger.holds(source)])
@@ -220,10 +250,21 @@ class _Run:
         Args:
             partial: Whether a folder could not be listed: then nothing is known of its files.
         """
-        stray = sorted(self.ledger.stray.difference(self._writer.committed_hashes))
+        stray = self._stray()
         if stray and not partial:
             unread = [skipped.source for skipped in self._skipped if not skipped.stale]
-            _delete(self._collection, self._corpus, "document_hash", stray, but_of=unread)
+            kept = [match_any("source", unread)] if unread else None
+            _delete(self._collection, self._corpus, "document_hash", stray, must_not=kept)
+
+    def sweep_sources(self, sources: Iterable[str]) -> None:
+        """Delete what interrupted runs left of these documents."""
+        stray = self._stray()
+        if stray:
+            old = match_any("document_hash", stray)
+            _delete(self._collection, self._corpus, "source", sorted(sources), must=[old])
+
+    def _stray(self) -> list[str]:
+        return sorted(self.ledger.stray.difference(self._writer.committed_hashes))
 
     def finish(self) -> IndexReport:
         if self._writer.chunks:
@@ -232,14 +273,19 @@ class _Run:
             added=self._writer.added,
             changed=self._writer.changed,
             unchanged=self._unchanged,
-            removed=self._removed,
+            removed=self._removed + self._writer.removed,
             chunks=self._writer.chunks,
             embedded=self._writer.embedded,
             reused=self._writer.reused,
             skipped=tuple(self._skipped),
+            usage=self._usage(),
             notes=self._notes,
             seconds=time.perf_counter() - self._started,
         )
+
+    def _usage(self) -> Usage | None:
+        usage = _usage_of(self._collection)
+        return usage.since(self._usage_before) if usage and self._usage_before else None
 
     def _prepared(self, outcomes: Iterable[Outcome]) -> Generator[Prepared, None, None]:
         for outcome in outcomes:
@@ -271,6 +317,9 @@ class _Walk:
 
     def refuse_to_empty(self, ledger: Ledger) -> None:
         """Raise if there is nothing to index: an unmounted disk looks like this, too."""
+        for skipped in self.skipped:
+            if skipped.source == "./":
+                raise DocumentError(f"cannot list {self.root}: {skipped.reason}")
         if self.files or self.skipped:
             return
         held = len(ledger.sources)
@@ -279,6 +328,10 @@ class _Walk:
             f"no files to index in {self.root}{kept}: check the path and the include and "
             "exclude patterns"
         )
+
+    def stale(self, ledger: Ledger) -> list[str]:
+        """Sources that are stored and were found to hold nothing to index any more."""
+        return [each.source for each in self.skipped if each.stale and ledger.holds(each.source)]
 
     def gone(self, ledger: Ledger) -> list[str]:
         """Sources that are stored and were not found, nor can be hidden below a closed folder."""
@@ -319,6 +372,11 @@ class _Tally:
         self._look_up()
         return self._new
 
+    def forecast(self) -> Forecast | None:
+        """What embedding the new chunks would take, if the embedder can say."""
+        forecast = getattr(self._collection.embedder, "forecast", None)
+        return forecast(self.to_embed(), self.tokens) if forecast else None
+
     def _count_chunks(self, prepared: Prepared) -> None:
         self.chunks += len(prepared.chunks)
         if self._collection.embedder is None:
@@ -342,9 +400,8 @@ class _Tally:
 
 
 def _prepared_once(
-    documents: Iterable[Document | Skipped], preparer: Preparer
+    documents: Iterable[Document | Skipped], preparer: Preparer, seen: set[str]
 ) -> Generator[Outcome, None, None]:
-    seen: set[str] = set()
     for document in documents:
         if isinstance(document, Skipped):
             yield document
@@ -356,19 +413,33 @@ def _prepared_once(
             yield preparer.document(document)
 
 
+def _patterns(given: Iterable[str]) -> list[str]:
+    """A list, also of a lone string, which is an iterable of its letters."""
+    return [given] if isinstance(given, str) else list(given)
+
+
+def _escaped(special: re.Match[str]) -> str:
+    return f"\\{special[0]}"
+
+
+def _usage_of(collection: Collection) -> Usage | None:
+    usage = getattr(collection.embedder, "usage", None)
+    return usage if isinstance(usage, Usage) else None
+
+
 def _delete(
     collection: Collection,
     corpus: str,
     field: str,
     values: Sequence[str],
     *,
-    but_of: Sequence[str] = (),
+    must: Sequence[models.Condition] = (),
+    must_not: Sequence[models.Condition] | None = None,
 ) -> None:
-    """Delete the points of a corpus with one of these values in a field, but of some sources."""
-    kept = [match_any("source", but_of)] if but_of else None
+    """Delete the points of a corpus with one of these values in a field."""
     for i in range(0, len(values), _DELETE_PAGE):
         condition = match_any(field, values[i : i + _DELETE_PAGE])
-        page = of_corpus(corpus, condition, must_not=kept)
+        page = of_corpus(corpus, condition, *must, must_not=must_not)
         collection.client.delete(
             collection.name, points_selector=models.FilterSelector(filter=page), wait=True
         )

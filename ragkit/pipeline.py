@@ -58,8 +58,11 @@ class _Stage(Generic[T]):
             self._put(_Raised(exc))
 
     def __iter__(self) -> Iterator[T]:
-        while True:
-            item = self._queue.get()
+        while not self.stopped.is_set():
+            try:
+                item = self._queue.get(timeout=_POLL_S)
+            except queue.Empty:
+                continue
             if isinstance(item, _Raised):
                 raise item.error
             if isinstance(item, _End):

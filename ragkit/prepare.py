@@ -87,7 +87,12 @@ class Preparer:
         chunks = tuple(self._chunker(document))
         if not chunks:
             raise DocumentError("no text to index", stale=True)
-        for chunk in chunks:
+        for ordinal, chunk in enumerate(chunks):
+            if (chunk.ordinal, chunk.source) != (ordinal, document.source):
+                raise DocumentError(
+                    f"expected chunks numbered 0, 1, ... of {document.source!r}, the chunker made "
+                    f"number {chunk.ordinal} of {chunk.source!r} where {ordinal} belongs"
+                )
             self._check(chunk)
         return Prepared(document=document, document_hash=key, chunks=chunks)
 

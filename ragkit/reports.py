@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from ragkit.documents import Skipped
+from ragkit.usage import Forecast, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,7 @@ class IndexPlan:
         chunks: Chunks that would be written.
         to_embed: Chunks whose vectors are not stored yet.
         tokens: Estimated tokens of those, titles included.
+        forecast: What embedding them would cost and take; None if the embedder does not say.
         notes: What is worth knowing beforehand.
     """
 
@@ -33,6 +35,7 @@ class IndexPlan:
     chunks: int
     to_embed: int
     tokens: int
+    forecast: Forecast | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -49,6 +52,7 @@ class IndexReport:
         embedded: Texts given to the embedder.
         reused: Chunks whose stored vectors served again.
         skipped: Files that were not indexed, with reasons.
+        usage: What embedding used in this run; None if the embedder does not count.
         notes: What is worth knowing.
         seconds: Wall time.
     """
@@ -61,6 +65,7 @@ class IndexReport:
     embedded: int
     reused: int
     skipped: tuple[Skipped, ...]
+    usage: Usage | None = None
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
 

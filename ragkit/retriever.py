@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Literal, TypeAlias
 
 from qdrant_client import models
+from qdrant_client.http.exceptions import UnexpectedResponse
 
 from ragkit.collection import Collection
 from ragkit.embeddings import embed_query
-from ragkit.errors import CollectionMismatch
+from ragkit.errors import CollectionMismatch, CollectionNotFound
 from ragkit.quantization import default_oversampling
 from ragkit.schema import BM25, DENSE
 
@@ -129,9 +131,17 @@ class Retriever:
         )
         if request is None:
             return []
+        return [_hit(point) for point in self._send(request).points]
+
+    def _send(self, request: models.QueryRequest) -> models.QueryResponse:
         collection = self._collection
-        (response,) = collection.client.query_batch_points(collection.name, requests=[request])
-        return [_hit(point) for point in response.points]
+        try:
+            (response,) = collection.client.query_batch_points(collection.name, requests=[request])
+        except UnexpectedResponse as exc:
+            if exc.status_code == HTTPStatus.NOT_FOUND:
+                raise CollectionNotFound(f"collection {collection.name!r} is gone") from exc
+            raise
+        return response
 
     def _mode(self, mode: Mode | None) -> Mode:
         manifest, embedder = self._collection.manifest, self._collection.embedder
@@ -207,6 +217,8 @@ class Retriever:
 def _check(query: str, limit: int, oversampling: float | None) -> None:
     if not query.strip():
         raise ValueError("expected a query with words in it, got a blank one")
+    if any("\ud800" <= char <= "\udfff" for char in query):
+        raise ValueError("expected a query of valid text, got one that is not UTF-8")
     if not 1 <= limit <= MAX_LIMIT:
         raise ValueError(f"expected a limit from 1 to {MAX_LIMIT}, got {limit}")
     if oversampling is not None and not oversampling >= 1.0:

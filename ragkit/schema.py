@@ -12,6 +12,7 @@ from qdrant_client import models
 
 from ragkit.chunks import Chunk
 from ragkit.documents import Document
+from ragkit.tokens import estimate_tokens
 
 DENSE = "dense"
 BM25 = "bm25"
@@ -64,6 +65,15 @@ def embedding_title(chunk: Chunk) -> str:
     """The title a chunk is embedded with: the document's, then the headings above the chunk."""
     headings = [heading for heading in chunk.headings if heading != chunk.title]
     return " > ".join([chunk.title, *headings])
+
+
+def fitting_title(chunk: Chunk, *, max_tokens: int) -> str:
+    """The title to embed a chunk with, cut to what an embedder reads beside the text."""
+    title = embedding_title(chunk)
+    room = max_tokens - estimate_tokens(chunk.text)
+    while title and estimate_tokens(title) > room:
+        title = title[: len(title) * 3 // 4]
+    return title
 
 
 def lexical_text(chunk: Chunk) -> str:

@@ -13,8 +13,8 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 from ragkit.chunks import Chunk
 from ragkit.collection import Collection
 from ragkit.documents import Skipped
-from ragkit.embeddings import Embedder, Vectors, embed_documents
-from ragkit.errors import EmbeddingError
+from ragkit.embeddings import Embedder, Vectors, embed_what_can_be
+from ragkit.errors import EmbedderUnavailable
 from ragkit.ledger import Ledger, of_corpus, stored_vectors
 from ragkit.pipeline import batched, in_background
 from ragkit.prepare import Prepared
@@ -23,14 +23,13 @@ from ragkit.schema import (
     BM25,
     DENSE,
     chunk_hash,
-    embedding_title,
+    fitting_title,
     lexical_text,
     match_any,
     payload,
     point_id,
 )
 from ragkit.sparse import Bm25Encoder, average_length
-from ragkit.tokens import estimate_tokens
 
 _MAX_CHUNKS = 1000  # a batch; few enough to flush often, enough to keep an embedder busy
 _MAX_BATCH_BYTES = 16_000_000  # a request; a server takes 32 MB
@@ -57,6 +56,7 @@ class _Batch:
     rows: list[_Row]
     vectors: dict[str, Vectors] = field(default_factory=dict)
     embedded: int = 0
+    unavailable: EmbedderUnavailable | None = None
 
 
 class Writer:
@@ -76,7 +76,8 @@ class Writer:
         progress: ProgressCallback | None,
         total: int | None,
     ) -> None:
-        self.added = self.changed = self.chunks = self.embedded = self.reused = 0
+        self.added = self.changed = self.removed = 0  # documents
+        self.chunks = self.embedded = self.reused = 0
         self.failed: list[Skipped] = []
         self.committed_hashes: set[str] = set()
         self._collection = collection
@@ -86,7 +87,8 @@ class Writer:
         self._total = total
         self._seen = self._optimized_at = 0
         self._given_up: set[str] = set()  # document hashes
-        self._begun: set[str] = set()  # document hashes of which points may be written
+        self._begun: set[tuple[str, str]] = set()  # hash and source, where points may be written
+        self._proven = False  # whether the embedder has embedded anything
         self._lock = threading.Lock()
         self._may_reuse = collection.exists()
 
@@ -95,14 +97,17 @@ class Writer:
 
         Raises:
             EmbeddingError: Every text of a batch failed: the embedder is at fault, not a text.
+            EmbedderUnavailable: The embedder cannot go on; what it had made has been written.
         """
         size = _batch_size(self._collection.embedder)
         with (
-            in_background(batched(_rows(documents), size), ahead=_AHEAD) as batches,
-            in_background(self._embedded(batches), ahead=_AHEAD) as ready,
+            in_background(self._batches(documents, size), ahead=_AHEAD) as batches,
+            in_background(self._embedded(batches, size), ahead=_AHEAD) as ready,
         ):
             for batch in ready:
                 self._commit(batch)
+                if batch.unavailable is not None:
+                    raise batch.unavailable
                 self._bound_memory()
         self._clear_given_up()
 
@@ -112,14 +117,43 @@ class Writer:
             self._seen += 1
             self._notify()
 
-    def _embedded(self, batches: Iterable[list[_Row]]) -> Generator[_Batch, None, None]:
+    def _batches(
+        self, documents: Iterable[Prepared], size: int
+    ) -> Generator[list[_Row], None, None]:
+        """Rows in batches of `size`; a document that is stored already is never divided.
+
+        Its points are overwritten in place: that may only begin when all of it can be written.
+        """
+        batch: list[_Row] = []
+        for prepared in documents:
+            rows = _rows(prepared)
+            if self._may_be_stored(rows[0]):
+                if batch and len(batch) + len(rows) > size:
+                    yield batch
+                    batch = []
+                batch += rows
+            else:
+                for row in rows:
+                    batch.append(row)
+                    if len(batch) == size:
+                        yield batch
+                        batch = []
+            if len(batch) >= size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _embedded(self, batches: Iterable[list[_Row]], size: int) -> Generator[_Batch, None, None]:
         for rows in batches:
             self._create_if_missing(rows)
             batch = _Batch(rows)
             embedder = self._collection.embedder
             if embedder is not None:
-                self._fill(batch, embedder)
+                self._fill(batch, embedder, size)
             yield batch
+            if batch.unavailable is not None:
+                return
 
     def _create_if_missing(self, rows: Sequence[_Row]) -> None:
         if not self._may_reuse and not self._collection.exists():
@@ -127,39 +161,52 @@ class Writer:
             texts = (lexical_text(row.chunk) for row in rows)
             self._collection.create(avg_len=average_length(texts, language=language))
 
-    def _fill(self, batch: _Batch, embedder: Embedder) -> None:
+    def _fill(self, batch: _Batch, embedder: Embedder, size: int) -> None:
         rows = {row.key: row for row in batch.rows if self._is_wanted(row)}
         if self._may_reuse:
             batch.vectors.update(stored_vectors(self._collection, rows))
         missing = [row for key, row in rows.items() if key not in batch.vectors]
-        errors = self._embed(missing, batch, embedder)
-        if errors and len(errors) == len(missing) > 1:
-            raise errors[0][1]
-        for row, error in errors:
-            self._give_up(row.prepared, f"chunk {row.chunk.ordinal} cannot be embedded: {error}")
+        for part in batched(missing, size):
+            self._embed(part, batch, embedder)
+            if batch.unavailable is not None:
+                return
 
-    def _embed(
-        self, rows: Sequence[_Row], batch: _Batch, embedder: Embedder
-    ) -> list[tuple[_Row, EmbeddingError]]:
-        """Embed into the batch, halving on an error until the texts at fault stand alone."""
-        if not rows:
-            return []
-        texts = [row.chunk.text for row in rows]
-        titles = [_title(row.chunk, embedder.max_tokens) for row in rows]
-        try:
-            vectors = embed_documents(embedder, texts, titles=titles)
-        except EmbeddingError as exc:
-            if len(rows) == 1:
-                return [(rows[0], exc)]
-            middle = len(rows) // 2
-            left = self._embed(rows[:middle], batch, embedder)
-            return left + self._embed(rows[middle:], batch, embedder)
-        batch.vectors.update((row.key, v) for row, v in zip(rows, vectors, strict=True))
-        batch.embedded += len(rows)
-        return []
+    def _embed(self, rows: Sequence[_Row], batch: _Batch, embedder: Embedder) -> None:
+        outcome = embed_what_can_be(
+            embedder,
+            [row.chunk.text for row in rows],
+            titles=[fitting_title(row.chunk, max_tokens=embedder.max_tokens) for row in rows],
+            proven=self._proven,
+        )
+        self._proven = self._proven or bool(outcome.vectors)
+        batch.vectors.update((rows[i].key, vector) for i, vector in outcome.vectors.items())
+        batch.embedded += len(outcome.vectors)
+        batch.unavailable = outcome.unavailable
+        for i, reason in outcome.refused.items():
+            row = rows[i]
+            self._give_up(row.prepared, f"chunk {row.chunk.ordinal} cannot be embedded: {reason}")
+
+    def _saved_from(self, batch: _Batch) -> list[_Row]:
+        """The rows to keep of a batch in which the embedder stopped.
+
+        Documents that are complete are committed. Of a new one that is not, the chunks that were
+        paid for are written without chunk 0, and their vectors are found again by the next run; a
+        document that is stored in another version stays as it is.
+        """
+        lacking = {row.prepared.document_hash for row in batch.rows if row.key not in batch.vectors}
+        return [
+            row
+            for row in batch.rows
+            if row.key in batch.vectors
+            and (
+                row.prepared.document_hash not in lacking
+                or not (row.is_head or self._may_be_stored(row))
+            )
+        ]
 
     def _commit(self, batch: _Batch) -> None:
-        rows = [row for row in batch.rows if self._is_wanted(row)]
+        own = self._saved_from(batch) if batch.unavailable else batch.rows
+        rows = [row for row in own if self._is_wanted(row)]
         if not rows:
             return
         try:
@@ -190,23 +237,30 @@ class Writer:
             batch.embedded = 0
 
     def _upsert(self, rows: Sequence[_Row], vectors: dict[str, Vectors]) -> None:
-        bm25 = self._collection.bm25
-        points = [(row, self._point(row, vectors, bm25)) for row in rows]
-        bodies = [point for row, point in points if not row.is_head]
-        heads = [point for row, point in points if row.is_head]
-        self._begun.update(row.prepared.document_hash for row in rows)
-        # In this order, which the store keeps: a chunk 0 proves that the rest is there.
-        operations: list[models.UpdateOperation] = [
-            models.UpsertOperation(upsert=models.PointsList(points=part))
-            for part in (bodies, heads)
-            if part
-        ]
-        replaced = [row.prepared for row in rows if row.is_head and self._may_be_stored(row)]
-        if replaced:
-            operations.append(self._deletion_of_older(replaced))
-        self._collection.client.batch_update_points(
-            self._collection.name, update_operations=operations, wait=True
+        """Write rows: bodies first, then chunks 0, then what older versions leave is deleted.
+
+        The store keeps the order: a chunk 0 proves that the rest is there.
+        """
+        self._begun.update(
+            (row.prepared.document_hash, row.prepared.document.source) for row in rows
         )
+        bm25 = self._collection.bm25
+        ordered = sorted(rows, key=lambda row: row.is_head)
+        for part in batched(ordered, _MAX_CHUNKS):
+            operations: list[models.UpdateOperation] = [
+                models.UpsertOperation(upsert=models.PointsList(points=points))
+                for points in (
+                    [self._point(row, vectors, bm25) for row in part if row.is_head is head]
+                    for head in (False, True)
+                )
+                if points
+            ]
+            replaced = [row.prepared for row in part if row.is_head and self._may_be_stored(row)]
+            if replaced:
+                operations.append(self._deletion_of_older(replaced))
+            self._collection.client.batch_update_points(
+                self._collection.name, update_operations=operations, wait=True
+            )
 
     def _point(
         self, row: _Row, vectors: dict[str, Vectors], bm25: Bm25Encoder
@@ -268,13 +322,17 @@ class Writer:
                 self.failed.append(Skipped(source=prepared.document.source, reason=reason))
 
     def _clear_given_up(self) -> None:
-        """Delete the points of documents of which a part was written before they failed."""
-        begun = sorted(self._given_up & self._begun)
-        if begun and self._collection.exists():
-            partial = of_corpus(self._corpus, match_any("document_hash", begun))
+        """Delete what was written of documents before they failed, and of their older versions.
+
+        Those have lost points to the newer version, which has the same ids.
+        """
+        begun = [source for key, source in sorted(self._begun) if key in self._given_up]
+        for sources in batched(begun, _MAX_CHUNKS):
+            partial = of_corpus(self._corpus, match_any("source", sources))
             self._collection.client.delete(
                 self._collection.name, points_selector=models.FilterSelector(filter=partial)
             )
+        self.removed = sum(self._ledger.holds(source) for source in begun)
 
     def _notify(self) -> None:
         if self._progress is not None:
@@ -288,20 +346,12 @@ class Writer:
             )
 
 
-def _rows(documents: Generator[Prepared, None, None]) -> Generator[_Row, None, None]:
-    """The chunks of each document, chunk 0 last."""
-    for prepared in documents:
-        for chunk in (*prepared.chunks[1:], prepared.chunks[0]):
-            yield _Row(prepared, chunk, chunk_hash(chunk))
-
-
-def _title(chunk: Chunk, max_tokens: int) -> str:
-    """The title to embed a chunk with, cut to what the embedder reads beside the text."""
-    title = embedding_title(chunk)
-    room = max_tokens - estimate_tokens(chunk.text)
-    while title and estimate_tokens(title) > room:
-        title = title[: len(title) * 3 // 4]
-    return title
+def _rows(prepared: Prepared) -> list[_Row]:
+    """The chunks of a document, chunk 0 last."""
+    return [
+        _Row(prepared, chunk, chunk_hash(chunk))
+        for chunk in (*prepared.chunks[1:], prepared.chunks[0])
+    ]
 
 
 def _batch_size(embedder: Embedder | None) -> int:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from qdrant_client import models
 from typer.testing import CliRunner
 
 import ragkit
 from ragkit.cli import app, folder_name
 from ragkit.embeddings import HashEmbedder
 
+KEYS = ("QDRANT_URL", "QDRANT_API_KEY", "NO_COLOR", "GEMINI_API_KEY", "GOOGLE_API_KEY")
 PROGRAM = [sys.executable, "-m", "ragkit"]
 
 
@@ -24,7 +26,7 @@ PROGRAM = [sys.executable, "-m", "ragkit"]
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A current folder with notes in it, and nothing of the caller's environment."""
     monkeypatch.chdir(tmp_path)
-    for name in ("QDRANT_URL", "QDRANT_API_KEY", "NO_COLOR"):
+    for name in KEYS:
         monkeypatch.delenv(name, raising=False)
     notes = tmp_path / "notes"
     (notes / "guide").mkdir(parents=True)
@@ -318,3 +320,74 @@ def test_a_second_process_is_told_who_holds_the_database(here: Path) -> None:
         holder.communicate()
     assert str(holder.pid) in error
     assert run_json("index", "notes")["unchanged"] == 2
+
+
+def test_remove_takes_the_document_that_search_shows(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "notes" / "a.md").write_text("A zebra here.")
+    (here / "notes" / "sub").mkdir()
+    (here / "notes" / "sub" / "a.md").write_text("A walrus there.")
+    run("index", "notes", "--db", str(here / "db"))
+    monkeypatch.chdir(here / "notes" / "sub")
+    assert "../a.md:1" in run("search", "zebra", "--db", str(here / "db"))
+    result = CliRunner().invoke(app, ["remove", "a.md", "--yes", "--db", str(here / "db")])
+    assert result.exit_code == 2
+    assert "could be" in result.stderr
+    run("remove", "../a.md", "--yes", "--db", str(here / "db"))
+    assert "walrus" in run("search", "walrus", "--db", str(here / "db"))
+    assert "Nothing found" in run("search", "zebra", "--db", str(here / "db"))
+
+
+def test_remove_takes_from_one_folder_of_several(here: Path) -> None:
+    for name in ("a", "b"):
+        (here / name).mkdir()
+        (here / name / "readme.md").write_text(f"A walrus in {name}.")
+        run("index", name, "--collection", "k")
+    run("remove", "readme.md", "--yes", code=2)
+    run("remove", "b/readme.md", "--yes")
+    assert [hit["text"] for hit in run_json("search", "walrus")["hits"]] == ["A walrus in a."]
+
+
+def test_a_collection_that_is_not_ragkits_hides_no_other(here: Path) -> None:
+    run("index", "notes")
+    with ragkit.EdgeClient(".ragkit") as client:
+        size = models.VectorParams(size=4, distance=models.Distance.DOT)
+        client.create_collection("foreign", vectors_config=size)
+    status = run_json("status")
+    assert [each["name"] for each in status["collections"]] == ["notes"]
+    assert "not made by ragkit" in status["others"][0]["error"]
+    assert "foreign" in run("status")
+    assert run_json("search", "rotate keys")["hits"]
+
+
+def test_a_passage_cannot_steer_the_terminal(here: Path) -> None:
+    (here / "notes" / "evil.txt").write_text("A walrus \x1b]0;pwned\x07\x1b[2J here.")
+    run("index", "notes")
+    shown = on_a_terminal("search", "walrus")
+    assert "\x1b]0" not in shown
+    assert "\x1b[2J" not in shown
+
+
+def test_output_that_cannot_be_written_is_no_traceback(here: Path) -> None:
+    run("index", "notes")
+    with Path("/dev/full").open("w") as full:
+        failed = subprocess.run(
+            [*PROGRAM, "search", "keys", "--json"], stdout=full, stderr=subprocess.PIPE
+        )
+    assert failed.returncode != 0
+    assert b"Traceback" not in failed.stderr
+
+
+def test_usage_errors_are_json_too(here: Path) -> None:
+    assert "ragkit index FOLDER" in run_json("search", "hi", code=2)["error"]
+    run("index", "notes")
+    assert "no document 'nope'" in run_json("remove", "nope", "--yes", code=2)["error"]
+
+
+def test_a_name_that_is_not_utf_8_is_refused_in_words(here: Path) -> None:
+    run("index", "notes")
+    command = [os.fsencode(part) for part in [*PROGRAM, "search"]]
+    failed = subprocess.run([*command, b"caf\xe9"], capture_output=True)
+    assert failed.returncode == 2
+    assert b"not UTF-8" in failed.stderr

@@ -1,17 +1,18 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 
-from ragkit.chunks import Chunker
-from ragkit.collection import Collection
+from ragkit.chunks import Chunk, Chunker
+from ragkit.collection import Collection, chunker_fingerprint
 from ragkit.documents import Document
 from ragkit.edge import EdgeClient
 from ragkit.embeddings import HashEmbedder
-from ragkit.errors import CollectionMismatch, CollectionNotFound
+from ragkit.errors import CollectionError, CollectionMismatch, CollectionNotFound
 from ragkit.indexer import Indexer
 from ragkit.manifest import Manifest
 from ragkit.retriever import Retriever
@@ -173,3 +174,34 @@ def test_a_key_for_a_folder_is_refused_without_showing_it(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="a key is for a server") as caught:
         connect(tmp_path, api_key="secret-canary")
     assert "canary" not in str(caught.value)
+
+
+def test_quantization_without_vectors_is_refused_before_anything_is_made(
+    client: QdrantBase, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("Walrus.")
+    docs = Collection(client, "docs", quantization="binary")
+    for attempt in (Indexer(docs).plan, Indexer(docs).sync):
+        with pytest.raises(ValueError, match="quantization 'binary' is for vectors"):
+            attempt(tmp_path)
+    assert not docs.exists()
+
+
+def test_an_alias_is_not_dropped_in_the_place_of_its_collection(client: QdrantBase) -> None:
+    Indexer(Collection(client, "docs")).add(DOCUMENTS)
+    make = models.CreateAlias(collection_name="docs", alias_name="al")
+    client.update_collection_aliases([models.CreateAliasOperation(create_alias=make)])
+    assert Retriever(Collection(client, "al")).search("bananas")
+    with pytest.raises(CollectionError, match="'al' is an alias of 'docs'"):
+        Collection(client, "al").drop()
+
+
+def test_chunkers_of_different_settings_have_different_fingerprints() -> None:
+    def split(document: Document, size: int = 1) -> list[Chunk]:
+        return []
+
+    assert chunker_fingerprint(partial(split, size=2)) != chunker_fingerprint(
+        partial(split, size=3)
+    )
+    with pytest.raises(ValueError, match="lambda"):
+        chunker_fingerprint(lambda document: [])

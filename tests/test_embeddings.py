@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ragkit.embedders import embedder_of
 from ragkit.embeddings import (
     Embedder,
     HashEmbedder,
-    builtin_embedder,
     checked_vectors,
     embed_documents,
     embed_query,
@@ -143,8 +143,8 @@ def test_a_blank_query_is_refused_before_it_is_embedded(blank: str) -> None:
 
 def test_a_fingerprint_names_the_embedder_that_has_it() -> None:
     embedder = HashEmbedder(dim=96)
-    again = builtin_embedder(embedder.fingerprint)
+    again = embedder_of(embedder.fingerprint)
     assert again is not None
     assert (again.dim, again.fingerprint) == (96, embedder.fingerprint)
-    assert builtin_embedder("somebody-elses dim=3") is None
-    assert builtin_embedder(None) is None
+    assert embedder_of("somebody-elses dim=3") is None
+    assert embedder_of(None) is None

@@ -11,9 +11,10 @@ from qdrant_client.client_base import QdrantBase
 from ragkit.chunks import Chunk, Chunker
 from ragkit.collection import Collection
 from ragkit.documents import Document, Skipped
+from ragkit.edge import EdgeClient
 from ragkit.edge.responses import bad_request
 from ragkit.embeddings import HashEmbedder, Vectors
-from ragkit.errors import CollectionMismatch, DocumentError, EmbeddingError
+from ragkit.errors import CollectionMismatch, DocumentError, EmbeddingError, QuotaExhausted
 from ragkit.indexer import Indexer
 from ragkit.reading.folders import FoundFile
 from ragkit.reports import IndexReport, Progress
@@ -481,3 +482,158 @@ def test_a_file_name_with_a_newline_is_indexed_under_its_name(
     docs = Collection(client, "notes")
     Indexer(docs).sync(tmp_path)
     assert Retriever(docs).search("walrus")[0].source == "two\nlines.txt"
+
+
+def test_one_of_two_corpora_loses_its_document_and_the_other_keeps_its_own(
+    client: QdrantBase, tmp_path: Path
+) -> None:
+    docs = Collection(client, "notes")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "readme.md").write_text("A walrus.")
+        Indexer(docs).sync(tmp_path / name, corpus=name)
+    with pytest.raises(ValueError, match="expected corpus to be one of"):
+        Indexer(docs).remove(["readme.md"])
+    assert Indexer(docs).remove(["readme.md"], corpus="two") == 1
+    assert [hit.corpus for hit in Retriever(docs).search("walrus")] == ["one"]
+
+
+def test_a_root_that_cannot_be_listed_any_more_removes_nothing(
+    client: QdrantBase, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = Collection(client, "notes")
+    Indexer(docs).sync(folder)
+    unlistable = [Skipped(source="./", reason="Input/output error")]
+    monkeypatch.setattr("ragkit.indexer.find_files", lambda *_, **__: iter(unlistable))
+    with pytest.raises(DocumentError, match=r"cannot list .*: Input/output error"):
+        Indexer(docs).sync(folder)
+    assert docs.status().documents == 3
+
+
+@pytest.mark.parametrize("length", [30, 300])
+def test_a_changed_document_that_is_given_up_leaves_its_stored_version_whole(
+    client: QdrantBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    monkeypatch.setattr("ragkit.writer._MAX_CHUNKS", 16)
+    (tmp_path / "a.txt").write_text(paragraphs(range(length)))
+    (tmp_path / "b.txt").write_text("A walrus.")
+    docs = Collection(client, "notes", embedder=Recording(poison="kryptonite"))
+    Indexer(docs).sync(tmp_path)
+    before = stored(client)
+    worse = paragraphs(range(1, length)) + "\n\nkryptonite " + paragraphs([9])
+    (tmp_path / "a.txt").write_text(worse)
+    report = Indexer(docs).sync(tmp_path)
+    assert counts(report) == (0, 0, 1, 0)
+    assert [skipped.source for skipped in report.skipped] == ["a.txt"]
+    assert stored(client) == before
+
+
+def test_what_an_interrupted_addition_left_is_swept_and_can_be_removed(
+    client: QdrantBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ragkit.writer._MAX_CHUNKS", 16)
+
+    class Dying(HashEmbedder):
+        calls = 0
+
+        def embed_documents(self, texts: Sequence[str], *, titles: Sequence[str]) -> Vectors:
+            self.calls += 1
+            if self.calls > 2:
+                raise RuntimeError("the machine is on fire")
+            return super().embed_documents(texts, titles=titles)
+
+    long = Document(source="x", title="x", text=paragraphs(range(200)))
+    for again in ("removed", "added"):
+        docs = Collection(client, again, embedder=Dying(32))
+        with pytest.raises(RuntimeError, match="on fire"):
+            Indexer(docs).add([long])
+        assert client.count(again).count == 32
+        healthy = Collection(client, again, embedder=HashEmbedder(32))
+        if again == "removed":
+            Indexer(healthy).remove(["x"], corpus="documents")
+            assert client.count(again).count == 0
+        else:
+            short = Document(source="x", title="x", text="Short.")
+            Indexer(healthy).add([short])
+            assert client.count(again).count == 1
+
+
+def test_two_poison_texts_alone_in_a_batch_do_not_stop_the_run(
+    client: QdrantBase, folder: Path
+) -> None:
+    docs = Collection(client, "notes", embedder=Recording(poison="kryptonite"))
+    Indexer(docs).sync(folder)
+    (folder / "bananas.txt").unlink()
+    for name in ("p", "q"):
+        (folder / f"{name}.md").write_text(f"kryptonite {name}")
+    report = Indexer(docs).sync(folder)
+    assert counts(report) == (0, 0, 2, 1)
+    assert [skipped.source for skipped in report.skipped] == ["p.md", "q.md"]
+
+
+@pytest.mark.parametrize("wrong", [{"ordinal": 5}, {"source": "other"}])
+def test_a_chunker_that_misnumbers_or_renames_its_chunks_is_caught(
+    client: QdrantBase, wrong: dict[str, Any]
+) -> None:
+    def chunker(document: Document) -> list[Chunk]:
+        fields = {"source": document.source, "ordinal": 0, "start": 0, "end": 1, "title": "t"}
+        return [Chunk(text="x", **{**fields, **wrong})]
+
+    report = Indexer(Collection(client, "notes", chunker=chunker)).add(
+        [Document(source="a", title="t", text="x")]
+    )
+    assert report.added == 0
+    assert "expected chunks numbered 0, 1, ... of 'a'" in report.skipped[0].reason
+
+
+def test_a_plan_counts_the_removal_of_what_became_binary(client: QdrantBase, folder: Path) -> None:
+    docs = Collection(client, "notes")
+    Indexer(docs).sync(folder)
+    (folder / "bananas.txt").unlink()
+    (folder / "bananas.txt").symlink_to("/etc/hostname")
+    plan = Indexer(docs).plan(folder)
+    report = Indexer(docs).sync(folder)
+    assert len(plan.removed) == report.removed == 1
+
+
+@pytest.mark.parametrize("name", ["db [1]", "db*", "!db", "#db", "d\\b", " db "])
+def test_a_database_of_any_name_is_not_indexed_with_its_folder(folder: Path, name: str) -> None:
+    with EdgeClient(folder / name) as client:
+        docs = Collection(client, "notes")
+        assert Indexer(docs).sync(folder).added == 3
+        assert counts(Indexer(docs).sync(folder)) == (0, 0, 3, 0)
+
+
+def test_a_lone_pattern_is_one_pattern(client: QdrantBase, folder: Path) -> None:
+    assert Indexer(Collection(client, "notes")).sync(folder, exclude="*.txt").added == 1
+
+
+def test_an_embedder_that_becomes_unavailable_keeps_what_was_paid_for(
+    client: QdrantBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ragkit.writer._MAX_CHUNKS", 16)
+
+    class Metered(Recording):
+        budget = 40
+
+        def embed_documents(self, texts: Sequence[str], *, titles: Sequence[str]) -> Vectors:
+            most, self.budget = self.budget, max(0, self.budget - len(texts))
+            if len(texts) <= most:
+                return super().embed_documents(texts, titles=titles)
+            head = super().embed_documents(texts[:most], titles=titles[:most])
+            raise QuotaExhausted("the day's quota is used up", vectors=dict(enumerate(head)))
+
+    (tmp_path / "a.txt").write_text("A walrus.")
+    (tmp_path / "b.txt").write_text(paragraphs(range(200)))
+    embedder = Metered()
+    docs = Collection(client, "notes", embedder=embedder)
+    with pytest.raises(QuotaExhausted, match="used up") as caught:
+        Indexer(docs).sync(tmp_path)
+    assert "1 documents were committed in this run" in caught.value.__notes__[0]
+    assert len(embedder.texts) == 40
+    assert Retriever(docs).search("walrus", mode="sparse")[0].source == "a.txt"
+    embedder.budget = 10_000
+    report = Indexer(docs).sync(tmp_path)
+    assert (report.added, report.unchanged) == (1, 1)
+    assert report.embedded == len(embedder.texts) - 40
+    assert len(set(embedder.texts)) == len(embedder.texts)
