@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -31,6 +32,9 @@ from ragkit.reports import IndexPlan, IndexReport, Progress, ProgressCallback
 from ragkit.retriever import Hit
 from ragkit.sparse import Bm25Encoder
 from ragkit.usage import Forecast, Usage
+
+if TYPE_CHECKING:
+    from ragkit.gemini.batch import BatchReport
 
 _WORD = re.compile(r"\w+")
 _EXCERPT_CHARS = 480
@@ -125,6 +129,24 @@ def print_plan(name: str, plan: IndexPlan) -> None:
     for sign, sources in (("+", plan.added), ("~", plan.changed), ("-", plan.removed)):
         _print_listed(screen, [f"{sign} {one_line(source)}" for source in sources])
     _print_skipped(screen, plan.skipped)
+
+
+def print_batch(report: BatchReport) -> None:
+    """Print what came of a batch job."""
+    screen = console()
+    screen.print(
+        f"[bold]{escape(report.job.id)}[/bold]: {report.collected:,} of {report.job.requests:,} "
+        f"vectors collected, {report.waiting:,} still to come, {len(report.failed):,} failed, "
+        f"{report.verified:,} verified"
+    )
+    _print_notes(screen, report.notes)
+    _print_listed(
+        screen, [f"{one_line(each.source)}: {one_line(each.reason)}" for each in report.failed]
+    )
+    if report.index is not None:
+        print_report(report.job.collection, report.index)
+    if report.resubmitted is not None:
+        screen.print(f"what is missing was submitted again as {escape(report.resubmitted.id)}")
 
 
 def print_hits(hits: Sequence[Hit], *, query: str, bm25: Bm25Encoder, full: bool) -> None:

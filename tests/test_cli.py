@@ -15,7 +15,8 @@ from qdrant_client import models
 from typer.testing import CliRunner
 
 import ragkit
-from ragkit.cli import app, folder_name
+from ragkit.cli import app
+from ragkit.cli_support import folder_name
 from ragkit.embeddings import HashEmbedder
 
 KEYS = ("QDRANT_URL", "QDRANT_API_KEY", "NO_COLOR", "GEMINI_API_KEY", "GOOGLE_API_KEY")

@@ -107,6 +107,14 @@ def sent(server: GeminiServer) -> list[dict[str, Any]]:
     return [request for call in server.calls for request in call.requests]
 
 
+def came(server: GeminiServer, calls: int) -> bool:
+    """Wait until so many calls have come; False if they do not within a while."""
+    until = time.monotonic() + 20.0
+    while len(server.calls) < calls and time.monotonic() < until:
+        time.sleep(0.01)
+    return len(server.calls) >= calls
+
+
 def call_threads() -> list[str]:
     return [t.name for t in threading.enumerate() if t.name.startswith("ragkit-call")]
 
@@ -637,8 +645,8 @@ def test_an_interrupt_leaves_no_thread_behind(server: GeminiServer, make: Make) 
     assert main == threading.get_ident()
 
     def interrupt() -> None:
-        while len(server.calls) < 2:
-            time.sleep(0.01)
+        if not came(server, 2):
+            return
         # As a terminal does it: a signal, which wakes the main thread wherever it waits.
         signal.pthread_kill(main, signal.SIGINT)
 
@@ -653,8 +661,7 @@ def test_closing_ends_a_run_under_way(server: GeminiServer, make: Make) -> None:
     embedder = make(rpm=6_000)
 
     def close() -> None:
-        while not server.calls:
-            time.sleep(0.01)
+        came(server, 1)
         time.sleep(0.1)
         embedder.close()
 
@@ -673,8 +680,7 @@ def test_a_cancelled_coroutine_hangs_up(server: GeminiServer, make: Make) -> Non
     async def main() -> float:
         async with make() as embedder:
             task = asyncio.create_task(embedder.aembed_documents(["a", "b"], titles=["", ""]))
-            while not server.calls:
-                await asyncio.sleep(0.01)
+            assert await asyncio.to_thread(came, server, 1)
             begin = time.monotonic()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
