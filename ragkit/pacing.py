@@ -69,12 +69,13 @@ class Limiter:
         return self._tokens.per_minute
 
     def set(self, *, items_per_minute: float | None, tokens_per_minute: float | None) -> None:
-        """Change the quotas that are given."""
+        """Change the quotas that are given; what is on the schedule already moves with them."""
         with self._lock:
+            now = self._clock()
             if items_per_minute is not None:
-                self._items.per_minute = items_per_minute
+                self._items.change(items_per_minute, now)
             if tokens_per_minute is not None:
-                self._tokens.per_minute = tokens_per_minute
+                self._tokens.change(tokens_per_minute, now)
 
     def take(self, items: int, tokens: int, *, ahead_s: float = 0.0) -> float:
         """Take a place on the schedule.
@@ -130,6 +131,11 @@ class _Meter:
     def __init__(self, per_minute: float) -> None:
         self.per_minute = per_minute
         self.free_at = -float("inf")
+
+    def change(self, per_minute: float, now: float) -> None:
+        if self.free_at > now:
+            self.free_at = now + (self.free_at - now) * (self.per_minute / per_minute)
+        self.per_minute = per_minute
 
     def book(self, amount: int, now: float, pace: float) -> None:
         seconds = amount * 60.0 / (self.per_minute * _SHARE * pace)

@@ -183,6 +183,16 @@ def test_a_quota_that_the_service_names_is_kept_to_if_it_is_lower() -> None:
     assert pace.items_per_minute == 5_000.0
 
 
+@pytest.mark.parametrize(("quota", "wait"), [(600.0, 10.3), (60.0, 103.1), (math.inf, 0.0)])
+def test_a_quota_that_is_changed_holds_for_what_is_on_the_schedule(
+    quota: float, wait: float
+) -> None:
+    pace = limiter(Clock(), items=60)
+    pace.take(100, 1)
+    pace.set(items_per_minute=quota, tokens_per_minute=None)
+    assert pace.take(1, 1) == pytest.approx(wait, abs=0.55)  # less the credit for lateness
+
+
 def test_embedders_of_one_model_share_a_limiter_while_one_lives() -> None:
     def shared(items: float | None, *, name: str = "shared") -> Limiter:
         default = Limiter(items_per_minute=3_000, tokens_per_minute=1_000_000)
