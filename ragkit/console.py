@@ -16,6 +16,8 @@ from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    ProgressColumn,
+    Task,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
@@ -67,7 +69,8 @@ def showing_progress() -> Iterator[ProgressCallback]:
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("files"),
-        TaskProgressColumn(show_speed=True),
+        TaskProgressColumn(),
+        _Rate(),
         TextColumn("{task.fields[chunks]:,} chunks"),
         TimeRemainingColumn(compact=True),
     )
@@ -78,6 +81,11 @@ def showing_progress() -> Iterator[ProgressCallback]:
             bar.update(task, completed=progress.seen, total=progress.total, chunks=progress.chunks)
 
         yield update
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:,.0f} files/s")
 
 
 class _PlainProgress:
@@ -216,10 +224,13 @@ def one_line(text: str) -> str:
 def location(hit: Hit) -> str:
     """Where a hit stands: a path that can be opened from here if there is one, and the line.
 
-    Such a path is relative to the current folder, so `ragkit remove` reads it back as this file.
+    Such a path is whole or relative to the current folder, whichever is shorter, so
+    `ragkit remove` reads it back as this file.
     """
     path = Path(hit.corpus) / hit.source
-    shown = os.path.relpath(path) if path.is_absolute() and path.exists() else hit.source
+    shown = hit.source
+    if path.is_absolute() and path.exists():
+        shown = min(os.path.relpath(path), str(path), key=len)
     return one_line(shown) + (f":{hit.line}" if hit.line else "")
 
 
