@@ -156,3 +156,23 @@ def test_a_batch_can_be_cancelled(here: Path, server: GeminiServer) -> None:
     job = run_json("batch", "submit", "notes")["job"]
     assert "cancelled" in run("batch", "cancel", job["id"])
     assert "no job is open" in run("batch", "collect")
+
+
+def test_editing_one_file_of_five_hundred_embeds_its_changed_chunk_alone(
+    here: Path, server: GeminiServer
+) -> None:
+    for n in range(500):
+        (here / "notes" / f"{n}.md").write_text(
+            f"# Note {n}\n\n## First\n\n{'About one thing. ' * 60}\n\n## Second\n\nThing {n}.\n"
+            + "And more of it. " * 60
+        )
+    assert run_json("index", "notes", "--rpm", "1e6", "--tpm", "1e9")["added"] == 502
+    calls = len(server.embed_calls)
+    edited = here / "notes" / "123.md"
+    edited.write_text(edited.read_text().replace("Thing 123.", "Whale 123."))
+    report = run_json("index", "notes")
+    assert (report["changed"], report["unchanged"]) == (1, 501)
+    (call,) = server.embed_calls[calls:]
+    (text,) = call.texts
+    assert "Whale 123." in text
+    assert (report["embedded"], report["reused"]) == (1, report["chunks"] - 1)
