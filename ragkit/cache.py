@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from ragkit.embeddings import Embedder, Vectors, embed_documents, embed_query
-from ragkit.errors import EmbeddingError
+from ragkit.errors import EmbedderUnavailable, EmbeddingError, TextsRefused
 
 _MAX_VARIABLES = 500  # of one SQL statement; SQLite's own limit was 999 for long
 _BUSY_TIMEOUT_S = 30.0
@@ -61,13 +61,10 @@ class CachedEmbedder:
         known = self._load(keys)
         missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in known}
         if missing:
-            fresh = embed_documents(
-                self._embedder,
-                [text for text, _ in missing.values()],
-                titles=[title for _, title in missing.values()],
-            )
-            known.update(zip(missing, fresh, strict=True))
-            self._store((key, known[key]) for key in missing)
+            try:
+                self._embed(missing, known)
+            except (TextsRefused, EmbedderUnavailable) as exc:
+                raise self._as_asked(exc, keys, list(missing), known) from exc
         if not keys:
             return np.zeros((0, self.dim), np.float32)
         return np.stack([known[key] for key in keys])
@@ -87,6 +84,37 @@ class CachedEmbedder:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+
+    def _embed(self, missing: Mapping[bytes, tuple[str, str]], known: dict[bytes, Vectors]) -> None:
+        """Embed what is missing, and keep what comes of it even if not all does."""
+        order = list(missing)
+        texts, titles = zip(*missing.values(), strict=True)
+        fresh: Iterable[tuple[bytes, Vectors]] = ()
+        try:
+            vectors = embed_documents(self._embedder, texts, titles=titles)
+            fresh = zip(order, vectors, strict=True)
+        except (TextsRefused, EmbedderUnavailable) as exc:
+            fresh = [(order[i], vector) for i, vector in exc.vectors.items()]
+            raise
+        finally:
+            rows = dict(fresh)
+            known.update(rows)
+            self._store(rows.items())
+
+    @staticmethod
+    def _as_asked(
+        error: TextsRefused | EmbedderUnavailable,
+        keys: Sequence[bytes],
+        asked: Sequence[bytes],
+        known: Mapping[bytes, Vectors],
+    ) -> TextsRefused | EmbedderUnavailable:
+        """The same error, with the indexes of the call that came to the cache."""
+        failed = {asked[i]: reason for i, reason in error.failed.items()}
+        return type(error)(
+            str(error),
+            failed={i: failed[key] for i, key in enumerate(keys) if key in failed},
+            vectors={i: known[key] for i, key in enumerate(keys) if key in known},
+        )
 
     def _key(self, side: str, text: str, title: str) -> bytes:
         digest = hashlib.blake2b(digest_size=20)

@@ -11,7 +11,7 @@ import pytest
 
 from ragkit.cache import CachedEmbedder
 from ragkit.embeddings import HashEmbedder, Vectors
-from ragkit.errors import EmbeddingError
+from ragkit.errors import EmbeddingError, QuotaExhausted, TextsRefused
 
 
 class Counting(HashEmbedder):
@@ -142,3 +142,32 @@ def test_no_texts_ask_for_nothing(tmp_path: Path) -> None:
     cached = CachedEmbedder(HashEmbedder(16), tmp_path / "cache.db")
     assert cached.embed_documents([], titles=[]).shape == (0, 16)
     cached.close()
+
+
+@pytest.mark.parametrize("kind", [TextsRefused, QuotaExhausted])
+def test_what_was_embedded_before_an_error_is_kept_and_handed_on(
+    tmp_path: Path, kind: type[TextsRefused | QuotaExhausted]
+) -> None:
+    class Partial(Counting):
+        def embed_documents(self, texts: Sequence[str], *, titles: Sequence[str]) -> Vectors:
+            vectors = super().embed_documents(texts, titles=titles)
+            if "poison" not in texts:
+                return vectors
+            bad = list(texts).index("poison")
+            good = {i: vector for i, vector in enumerate(vectors) if i != bad}
+            raise kind("not all of it", failed={bad: "poison"}, vectors=good)
+
+    inner = Partial()
+    cached = CachedEmbedder(inner, tmp_path / "cache.db")
+    cached.embed_documents(["old"], titles=[""])
+    with pytest.raises(kind) as caught:
+        cached.embed_documents(["old", "new", "poison", "new"], titles=[""] * 4)
+    assert caught.value.failed == {2: "poison"}
+    plain = HashEmbedder(16).embed_documents(["old", "new"], titles=["", ""])
+    assert sorted(caught.value.vectors) == [0, 1, 3]
+    for index, row in ((0, 0), (1, 1), (3, 1)):
+        np.testing.assert_allclose(caught.value.vectors[index], plain[row], rtol=1e-6)
+    inner.asked.clear()
+    cached.embed_documents(["old", "new"], titles=["", ""])
+    cached.close()
+    assert inner.asked == []

@@ -39,7 +39,7 @@ class GeminiEmbedder:
     """Embeds with a Gemini model: task, title and unit length as the model wants them.
 
     Documents are embedded as documents, each with its own title; queries for the task. Calls hold
-    up to 100 texts and run several at once, at an even pace below the quota that all embedders of
+    up to 100 texts and run ten at once, at an even pace below the quota that all embedders of
     this model in the process share. What fails in passing is repeated until a deadline.
 
     Nothing is imported from google, and no key is looked for, before the first call. A pickle
@@ -75,7 +75,7 @@ class GeminiEmbedder:
         task: str = "retrieval",
         client: genai.Client | None = None,
         api_key: str | None = None,
-        concurrency: int = 8,
+        concurrency: int = 10,
         rpm: float | None = None,
         tpm: float | None = None,
         deadline_s: float = 300.0,
