@@ -12,8 +12,7 @@ from ragkit.collection import Collection
 from ragkit.embeddings import Vectors
 from ragkit.schema import DENSE, match, match_any
 
-_PAGE = 4096
-_VECTOR_PAGE = 512
+_PAGE = 512  # small, so that the records of one are gone before the next comes
 _HEAD_FIELDS = ["source", "document_hash", "chunk_count"]
 
 
@@ -68,8 +67,8 @@ def stored_vectors(collection: Collection, chunk_hashes: Iterable[str]) -> dict[
     """The dense vectors stored for these chunk hashes, wherever they are in the collection."""
     found: dict[str, Vectors] = {}
     wanted = list(dict.fromkeys(chunk_hashes))
-    for i in range(0, len(wanted), _VECTOR_PAGE):
-        page = models.Filter(must=[match_any("chunk_hash", wanted[i : i + _VECTOR_PAGE])])
+    for i in range(0, len(wanted), _PAGE):
+        page = models.Filter(must=[match_any("chunk_hash", wanted[i : i + _PAGE])])
         for record in _scroll(collection, page, payload=["chunk_hash"], vectors=[DENSE]):
             vectors = record.vector
             if isinstance(vectors, dict) and DENSE in vectors:
@@ -116,7 +115,7 @@ def _scroll(
         records, offset = collection.client.scroll(
             collection.name,
             scroll_filter=scroll_filter,
-            limit=_PAGE if vectors is None else _VECTOR_PAGE,
+            limit=_PAGE,
             offset=offset,
             with_payload=payload,
             with_vectors=vectors or False,
