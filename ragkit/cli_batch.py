@@ -11,6 +11,7 @@ import typer
 
 from ragkit.cli_support import (
     DONE,
+    FAILED,
     SKIPPED,
     CollectionName,
     Corpus,
@@ -35,7 +36,7 @@ from ragkit.cli_support import (
 
 if TYPE_CHECKING:
     from ragkit.collection import Collection
-    from ragkit.gemini.batch import BatchJob, GeminiBatch
+    from ragkit.gemini.batch import BatchJob, BatchReport, GeminiBatch
 
 _STATE = Path(".ragkit/batches")  # of jobs whose database is a server
 
@@ -121,28 +122,32 @@ def collect(
     as_json: Json = False,
 ) -> int:
     """Download what has ended, verify it, and index the folder with it."""
-    from ragkit.console import print_batch, showing_progress
+    from ragkit.console import print_batch
+    from ragkit.errors import RagkitError
 
-    incomplete = False
-    reports = []
+    reports, errors = [], []
     with _opened(db, collection) as batches:
         for each in _meant(batches, job):
-            with showing_progress() as progress:
-                report = batches.collect(
-                    each,
-                    wait=wait,
-                    finish=finish,  # type: ignore[arg-type]  # checked by collect
-                    sample=sample,
-                    progress=progress,
-                )
+            try:
+                report = _collected(batches, each, wait=wait, finish=finish, sample=sample)
+            except RagkitError as exc:
+                if job is not None:
+                    raise
+                # One job that cannot be collected must not stop the others.
+                errors.append(f"{each.id if not isinstance(each, str) else each}: {exc}")
+                continue
             reports.append(report)
-            incomplete = incomplete or bool(report.failed or report.waiting)
             if not as_json:
                 print_batch(report)
     if as_json:
-        emit({"reports": [as_data(report) for report in reports]})
-    elif not reports:
+        emit({"reports": [as_data(report) for report in reports], "errors": errors})
+    elif not reports and not errors:
         typer.echo("no job is open")
+    for error in errors:
+        typer.echo(f"error: {error}; ragkit batch cancel gives a job up", err=True)
+    if errors:
+        return FAILED
+    incomplete = any(report.failed or report.waiting for report in reports)
     return SKIPPED if incomplete else DONE
 
 
@@ -171,6 +176,21 @@ def _batches(collection: Collection, db: str | None) -> GeminiBatch:
     from ragkit.gemini.batch import GeminiBatch
 
     return GeminiBatch(collection, folder=_STATE if "://" in location(db) else None)
+
+
+def _collected(
+    batches: GeminiBatch, job: BatchJob | str, *, wait: bool, finish: str, sample: int
+) -> BatchReport:
+    from ragkit.console import showing_progress
+
+    with showing_progress() as progress:
+        return batches.collect(
+            job,
+            wait=wait,
+            finish=finish,  # type: ignore[arg-type]  # checked by collect
+            sample=sample,
+            progress=progress,
+        )
 
 
 def _meant(batches: GeminiBatch, job: str | None) -> list[BatchJob | str]:

@@ -50,8 +50,13 @@ def in_threads(
             if stop.wait(seconds):
                 raise Stopped
 
+    def send_unless_stopped(step: Send[Any]) -> Any:
+        if stop.is_set():  # a job that never sleeps would go on for long
+            raise Stopped
+        return send(step)
+
     if len(jobs) == 1:  # in the caller's own thread
-        drive(jobs[0], send=send, sleep=sleep)
+        drive(jobs[0], send=send_unless_stopped, sleep=sleep)
         return
     pending = iter(jobs)  # of a list: `next` is safe to call from several threads
     errors: list[BaseException] = []
@@ -59,7 +64,7 @@ def in_threads(
     def work() -> None:
         try:
             while not stop.is_set() and (job := next(pending, None)) is not None:
-                drive(job, send=send, sleep=sleep)
+                drive(job, send=send_unless_stopped, sleep=sleep)
         except BaseException as exc:  # noqa: BLE001  (handed to the caller, who raises it)
             errors.append(exc)
             stop.set()
@@ -107,10 +112,15 @@ async def in_tasks(
                 return
         raise Stopped
 
+    async def send_unless_stopped(step: Send[Any]) -> Any:
+        if stop.is_set():
+            raise Stopped
+        return await send(step)
+
     async def work() -> None:
         try:
             while not stop.is_set() and (job := next(pending, None)) is not None:
-                await adrive(job, send=send, sleep=sleep)
+                await adrive(job, send=send_unless_stopped, sleep=sleep)
         except Exception as exc:  # noqa: BLE001  (raised below, once the others have ended)
             errors.append(exc)
             stop.set()

@@ -16,7 +16,6 @@ import time
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
-from weakref import WeakValueDictionary
 
 from ragkit.errors import EmbeddingError, RateLimited
 
@@ -142,14 +141,14 @@ class _Meter:
         self.free_at = max(self.free_at, now - _CREDIT_S) + seconds
 
 
-_shared: WeakValueDictionary[str, Limiter] = WeakValueDictionary()
+_shared: dict[str, Limiter] = {}  # kept: the quota outlives each embedder
 _shared_lock = threading.Lock()
 
 
 def shared_limiter(
     name: str, *, items_per_minute: float | None, tokens_per_minute: float | None, default: Limiter
 ) -> Limiter:
-    """The process's limiter of that name; `default` becomes it if there is none alive.
+    """The process's limiter of that name; `default` becomes it if there is none yet.
 
     A quota that is given replaces the shared one for all; None leaves it as it is.
     """
@@ -193,6 +192,7 @@ class Send(Generic[T]):
 
     payload: T
     timeout_s: float
+    tried: int = 1  # which attempt it is
 
 
 Steps: TypeAlias = Generator[Wait | Send[Any], Any, T]
@@ -205,8 +205,7 @@ class Retry:
 
     Attributes:
         timeout_s: Of one attempt.
-        deadline_s: From the first attempt to the last; waiting for the pace before it is not
-            counted.
+        deadline_s: From the first attempt to the last; waiting for the pace is not counted.
         jitter: A random number between two bounds; the default spreads callers evenly.
         clock: Seconds, monotonic.
     """
@@ -238,11 +237,12 @@ def attempts(
     deadline = float("inf")
     for tried in itertools.count(1):
         while (wait := limiter.take(items, tokens, ahead_s=ahead_s)) > 0:
+            deadline += wait  # the pace is ours, and no sign that the service fails
             yield Wait(wait)
         sent_at = retry.clock()
         deadline = min(deadline, sent_at + retry.deadline_s)
         timeout_s = max(1.0, min(retry.timeout_s, deadline - sent_at))
-        outcome = yield Send(payload, timeout_s)
+        outcome = yield Send(payload, timeout_s, tried)
         if not isinstance(outcome, Failure):
             return outcome
         wait = _wait_after(outcome, retry.backoff(tried))

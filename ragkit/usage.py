@@ -69,7 +69,7 @@ class UsageMeter:
     def __init__(self, usd_per_million: float | None) -> None:
         self._usd_per_million = usd_per_million
         self._lock = threading.Lock()
-        self._texts = self._estimated = self._calls = self._attempts = self._near_limit = 0
+        self._texts = self._estimated = self._attempts = self._retries = self._near_limit = 0
         self._billed: int | None = None
         self._unbilled = 0  # estimated tokens of replies that say nothing of theirs
         self._waiting = 0
@@ -83,21 +83,17 @@ class UsageMeter:
                 estimated_tokens=self._estimated,
                 billed_tokens=self._billed,
                 calls=self._attempts,
-                retries=self._attempts - self._calls,
+                retries=self._retries,
                 waited_s=self._waited_s,
                 cost_usd=cost_usd(self._usd_per_million, (self._billed or 0) + self._unbilled),
                 near_limit=self._near_limit,
             )
 
-    def call(self) -> None:
-        """Count a call, whatever the number of its attempts."""
-        with self._lock:
-            self._calls += 1
-
-    def attempt(self) -> None:
-        """Count a request sent."""
+    def attempt(self, *, again: bool) -> None:
+        """Count a request sent, and whether it repeats one that failed."""
         with self._lock:
             self._attempts += 1
+            self._retries += again
 
     def embedded(self, *, texts: int, tokens: int, billed: int | None, near_limit: int) -> None:
         """Count a good reply."""

@@ -104,12 +104,20 @@ class Writer:
             in_background(self._batches(documents, size), ahead=_AHEAD) as batches,
             in_background(self._embedded(batches, size), ahead=_AHEAD) as ready,
         ):
-            for batch in ready:
-                self._commit(batch)
-                if batch.unavailable is not None:
-                    raise batch.unavailable
-                self._bound_memory()
+            try:
+                self._commit_all(ready)
+            except BaseException:
+                # Ctrl-C comes here, while a call goes on in its thread: nobody wants it any more.
+                getattr(self._collection.embedder, "close", lambda: None)()
+                raise
         self._clear_given_up()
+
+    def _commit_all(self, batches: Iterable[_Batch]) -> None:
+        for batch in batches:
+            self._commit(batch)
+            if batch.unavailable is not None:
+                raise batch.unavailable
+            self._bound_memory()
 
     def saw_one(self) -> None:
         """Count an examined file."""
@@ -183,8 +191,10 @@ class Writer:
         batch.embedded += len(outcome.vectors)
         batch.unavailable = outcome.unavailable
         for i, reason in outcome.refused.items():
-            row = rows[i]
-            self._give_up(row.prepared, f"chunk {row.chunk.ordinal} cannot be embedded: {reason}")
+            for row in batch.rows:  # the same text may stand in several documents
+                if row.key == rows[i].key:
+                    what = f"chunk {row.chunk.ordinal} cannot be embedded: {reason}"
+                    self._give_up(row.prepared, what)
 
     def _saved_from(self, batch: _Batch) -> list[_Row]:
         """The rows to keep of a batch in which the embedder stopped.

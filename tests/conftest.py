@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -134,3 +135,11 @@ def _free_port() -> int:
 
 def _names(server: QdrantClient) -> set[str]:
     return {collection.name for collection in server.get_collections().collections}
+
+
+@pytest.fixture(autouse=True)
+def fresh_pace() -> Iterator[None]:
+    """No test inherits what another has learnt of a quota; a process keeps it."""
+    yield
+    if (pacing := sys.modules.get("ragkit.pacing")) is not None:
+        pacing._shared.clear()

@@ -177,3 +177,15 @@ def test_editing_one_file_of_five_hundred_embeds_its_changed_chunks_alone(
     assert len(call.texts) == 2
     assert all("Whale 123." in text for text in call.texts)
     assert (report["embedded"], report["reused"]) == (2, report["chunks"] - 2)
+
+
+def test_a_batch_that_cannot_be_collected_can_be_given_up(here: Path, server: GeminiServer) -> None:
+    job = run_json("batch", "submit", "notes")["job"]
+    server.batches.advance()
+    server.batches.advance()
+    (here / "notes").rename(here / "elsewhere")
+    failed = run_json("batch", "collect", code=1)
+    assert "no such folder" in failed["errors"][0]
+    assert job["id"] in failed["errors"][0]
+    run("batch", "cancel", job["id"])
+    assert "no job is open" in run("batch", "collect")

@@ -637,3 +637,34 @@ def test_an_embedder_that_becomes_unavailable_keeps_what_was_paid_for(
     assert (report.added, report.unchanged) == (1, 1)
     assert report.embedded == len(embedder.texts) - 40
     assert len(set(embedder.texts)) == len(embedder.texts)
+
+
+def test_a_poison_text_that_stands_in_two_documents_costs_both_and_no_other(
+    client: QdrantBase, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "n.md").write_text("# Same\n\nkryptonite in here")
+    (tmp_path / "good.md").write_text("# Good\n\nA walrus.")
+    docs = Collection(client, "notes", embedder=Recording(poison="kryptonite"))
+    report = Indexer(docs).sync(tmp_path)
+    assert report.added == 1
+    assert [skipped.source for skipped in report.skipped] == ["a/n.md", "b/n.md"]
+
+
+def test_an_interrupted_run_stops_its_embedder(client: QdrantBase, folder: Path) -> None:
+    class Closing(HashEmbedder):
+        closed = False
+
+        def close(self) -> None:
+            self.closed = True
+
+    def interrupt(progress: Progress) -> None:
+        if progress.committed:
+            raise KeyboardInterrupt
+
+    embedder = Closing(32)
+    docs = Collection(client, "notes", embedder=embedder)
+    with pytest.raises(KeyboardInterrupt):
+        Indexer(docs).sync(folder, progress=interrupt)
+    assert embedder.closed

@@ -193,7 +193,7 @@ def test_a_quota_that_is_changed_holds_for_what_is_on_the_schedule(
     assert pace.take(1, 1) == pytest.approx(wait, abs=0.55)  # less the credit for lateness
 
 
-def test_embedders_of_one_model_share_a_limiter_while_one_lives() -> None:
+def test_all_of_one_name_share_a_limiter_that_outlives_them() -> None:
     def shared(items: float | None, *, name: str = "shared") -> Limiter:
         default = Limiter(items_per_minute=3_000, tokens_per_minute=1_000_000)
         return shared_limiter(name, items_per_minute=items, tokens_per_minute=None, default=default)
@@ -205,7 +205,23 @@ def test_embedders_of_one_model_share_a_limiter_while_one_lives() -> None:
     assert shared(None, name="another").items_per_minute == 3_000
     del first, second
     gc.collect()
-    assert shared(None).items_per_minute == 3_000
+    assert shared(None).items_per_minute == 600.0
+
+
+def test_waiting_for_the_pace_between_attempts_is_not_counted_either() -> None:
+    clock = Clock()
+    pace = limiter(clock, items=60)
+    steps = attempts("payload", pace, retry(clock, deadline_s=60.0), items=1, tokens=1)
+    assert isinstance(next(steps), Send)
+    wait = steps.send(BUSY)
+    assert isinstance(wait, Wait)
+    clock.sleep(wait.seconds)
+    pace.take(600, 1)  # others fill ten minutes of the schedule meanwhile
+    step = next(steps)
+    while isinstance(step, Wait):
+        clock.sleep(step.seconds)
+        step = next(steps)
+    assert step.timeout_s > 30.0
 
 
 def test_the_wait_doubles_with_full_jitter_up_to_a_bound() -> None:
@@ -275,7 +291,7 @@ def test_an_attempt_gets_no_more_time_than_is_left() -> None:
     clock.sleep(60.0)
     steps.send(BUSY)
     clock.sleep(1.0)
-    assert next(steps) == Send("payload", pytest.approx(9.0))
+    assert next(steps) == Send("payload", pytest.approx(9.0), 2)
 
 
 def test_a_final_failure_is_not_repeated_and_a_bad_reply_only_so_often() -> None:

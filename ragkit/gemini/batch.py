@@ -218,15 +218,20 @@ class GeminiBatch:
     def cancel(self, job: BatchJob | str) -> BatchJob:
         """Stop what the service has not ended; what has ended can still be collected.
 
+        Cancel again to give up what has ended: the job is closed, and its vectors are dropped.
+
         Raises:
             EmbeddingError: There is no such job, or the service cannot be reached.
         """
         service = self._service()
         with self._store.locked():
             current = self._load(job)
+            under_way = [part.state in UNSENT | RUNNING for part in current.parts]
             for number, part in enumerate(current.parts):
-                if part.state in UNSENT | RUNNING:
+                if under_way[number]:
                     current = self._changed(current, number, service.cancelled(part))
+            if not any(under_way) and not current.closed:
+                return self._closed(current)
             return self._close_if_lost(current)
 
     # Sending

@@ -152,7 +152,6 @@ class Run:
 
     def _attempts(self, texts: Sequence[Text], sizes: NDArray[np.int64]) -> Steps[Reply]:
         terms, tokens = self._terms, int(sizes.sum())
-        terms.usage.call()
         reply: Reply = yield from attempts(
             texts,
             terms.limiter,

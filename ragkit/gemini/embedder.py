@@ -332,6 +332,8 @@ class GeminiEmbedder:
         with self._lock:
             client = self._loop_clients.get(loop)
             if client is None:
+                for ended in [each for each in self._loop_clients if each.is_closed()]:
+                    del self._loop_clients[ended]
                 client = self._loop_clients[loop] = connect(checked_key(self._given_key))
             return client
 

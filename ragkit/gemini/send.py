@@ -41,7 +41,7 @@ class Sender:
 
     def send(self, step: Send[Sequence[Text]]) -> Reply | Failure:
         """Make an attempt."""
-        self.usage.attempt()
+        self.usage.attempt(again=step.tried > 1)
         try:
             return self._parsed(step, self.client.models.embed_content(**self._arguments(step)))
         # The SDK lets through whatever the HTTP library of its choice raises.
@@ -50,7 +50,7 @@ class Sender:
 
     async def asend(self, step: Send[Sequence[Text]]) -> Reply | Failure:
         """Make an attempt, which ends with its time whatever it is waiting for."""
-        self.usage.attempt()
+        self.usage.attempt(again=step.tried > 1)
         try:
             async with asyncio.timeout(step.timeout_s):
                 reply = await self.client.aio.models.embed_content(**self._arguments(step))
