@@ -61,26 +61,27 @@ def in_threads(
     pending = iter(jobs)  # of a list: `next` is safe to call from several threads
     errors: list[BaseException] = []
 
-    def work() -> None:
+    def work(ended: threading.Event) -> None:
         try:
             while not stop.is_set() and (job := next(pending, None)) is not None:
                 drive(job, send=send_unless_stopped, sleep=sleep)
         except BaseException as exc:  # noqa: BLE001  (handed to the caller, who raises it)
             errors.append(exc)
             stop.set()
+        finally:
+            ended.set()
 
-    threads = [
-        threading.Thread(target=work, name=f"ragkit-call-{n}", daemon=True)
-        for n in range(min(concurrency, len(jobs)))
-    ]
+    # Not `join`: Python 3.11 takes a thread for ended whose join Ctrl-C has interrupted.
+    running = [threading.Event() for _ in range(min(concurrency, len(jobs)))]
     try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        for n, ended in enumerate(running):
+            name = f"ragkit-call-{n}"
+            threading.Thread(target=work, args=(ended,), name=name, daemon=True).start()
+        for ended in running:
+            ended.wait()
     except BaseException:
         stop.set()
-        _leave(threads)
+        _leave(running)
         raise
     for error in errors:
         raise error
@@ -130,8 +131,7 @@ async def in_tasks(
         raise error
 
 
-def _leave(threads: Sequence[threading.Thread]) -> None:
+def _leave(running: Sequence[threading.Event]) -> None:
     until = time.monotonic() + _JOIN_S
-    for thread in threads:
-        if thread.ident is not None:
-            thread.join(max(0.0, until - time.monotonic()))
+    for ended in running:
+        ended.wait(max(0.0, until - time.monotonic()))
