@@ -195,12 +195,13 @@ def embedder_for_writing(
     from ragkit.collection import Collection
     from ragkit.embedders import embedder_of
     from ragkit.embeddings import HashEmbedder
+    from ragkit.gemini.client import find_key
     from ragkit.gemini.embedder import GeminiEmbedder
 
     if kind is None and model is None and dim is None and client.collection_exists(name):
         return embedder_of(Collection(client, name).open().embedder, rpm=rpm, tpm=tpm)
     if kind is None:
-        kind = "gemini" if model is not None or has_gemini_key() else fallback
+        kind = "gemini" if model is not None or find_key() is not None else fallback
     if kind not in ("gemini", "none", "hash"):
         raise typer.BadParameter(f"expected --embedder gemini, none or hash, got {kind!r}")
     if model is not None and kind != "gemini":
@@ -212,11 +213,6 @@ def embedder_for_writing(
         given |= {} if model is None else {"model": model}
         return GeminiEmbedder(**given, rpm=rpm, tpm=tpm)
     return HashEmbedder(**given) if kind == "hash" else None
-
-
-def has_gemini_key() -> bool:
-    """Whether the environment holds a key for Gemini."""
-    return bool(os.environ.get("GOOGLE_API_KEY") or os.environ.get("GEMINI_API_KEY"))
 
 
 def _is_expected(error: Exception) -> bool:
