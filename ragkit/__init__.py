@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ragkit.cache import CachedEmbedder
     from ragkit.chunks import Chunk, Chunker
-    from ragkit.collection import Collection, CollectionStatus
+    from ragkit.collection import Collection
     from ragkit.documents import Document, Skipped, parse_document, read_document, read_folder
     from ragkit.edge import EdgeClient
     from ragkit.embeddings import Embedder, HashEmbedder
@@ -33,16 +33,21 @@ if TYPE_CHECKING:
         QuotaExhausted,
         RagkitError,
         RateLimited,
+        ServerTooOld,
         StoreCorrupt,
+        StoreDenied,
         StoreError,
         StoreFull,
         StoreLocked,
+        StoreUnavailable,
         TextsRefused,
     )
     from ragkit.gemini.batch import GeminiBatch
     from ragkit.gemini.embedder import GeminiEmbedder
     from ragkit.indexer import Indexer
-    from ragkit.reports import IndexPlan, IndexReport, Progress
+    from ragkit.optimizer import Indexing
+    from ragkit.quantization import Quantization
+    from ragkit.reports import CollectionStatus, IndexPlan, IndexReport, Progress
     from ragkit.retriever import Hit, Retriever
     from ragkit.sparse import Bm25Encoder
     from ragkit.stores import connect
@@ -52,7 +57,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ragkit.cache": ["CachedEmbedder"],
     "ragkit.chunks": ["Chunk", "Chunker"],
-    "ragkit.collection": ["Collection", "CollectionStatus"],
+    "ragkit.collection": ["Collection"],
     "ragkit.documents": ["Document", "Skipped", "parse_document", "read_document", "read_folder"],
     "ragkit.edge": ["EdgeClient"],
     "ragkit.embeddings": ["Embedder", "HashEmbedder"],
@@ -69,16 +74,21 @@ _HOMES = {
         "QuotaExhausted",
         "RagkitError",
         "RateLimited",
+        "ServerTooOld",
         "StoreCorrupt",
+        "StoreDenied",
         "StoreError",
         "StoreFull",
         "StoreLocked",
+        "StoreUnavailable",
         "TextsRefused",
     ],
     "ragkit.gemini.batch": ["GeminiBatch"],
     "ragkit.gemini.embedder": ["GeminiEmbedder"],
     "ragkit.indexer": ["Indexer"],
-    "ragkit.reports": ["IndexPlan", "IndexReport", "Progress"],
+    "ragkit.optimizer": ["Indexing"],
+    "ragkit.quantization": ["Quantization"],
+    "ragkit.reports": ["CollectionStatus", "IndexPlan", "IndexReport", "Progress"],
     "ragkit.retriever": ["Hit", "Retriever"],
     "ragkit.sparse": ["Bm25Encoder"],
     "ragkit.stores": ["connect"],
@@ -112,18 +122,23 @@ __all__ = [
     "IndexPlan",
     "IndexReport",
     "Indexer",
+    "Indexing",
     "MissingDependency",
     "ModelNotFound",
     "Progress",
+    "Quantization",
     "QuotaExhausted",
     "RagkitError",
     "RateLimited",
     "Retriever",
+    "ServerTooOld",
     "Skipped",
     "StoreCorrupt",
+    "StoreDenied",
     "StoreError",
     "StoreFull",
     "StoreLocked",
+    "StoreUnavailable",
     "TextsRefused",
     "Usage",
     "connect",

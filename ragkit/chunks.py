@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from unicodedata import category
 
@@ -120,6 +120,24 @@ class Chunker:
             ValueError: The document's format is unknown.
         """
         return _chunks(document, self)
+
+
+def chunker_fingerprint(chunker: Callable[[Document], list[Chunk]]) -> str:
+    """What tells two chunkers apart: their `fingerprint`, else their qualified name.
+
+    Raises:
+        ValueError: It has neither, as a lambda.
+    """
+    fingerprint = getattr(chunker, "fingerprint", None)
+    if isinstance(fingerprint, str):
+        return fingerprint
+    if isinstance(chunker, partial):
+        settings = [*map(repr, chunker.args), *(f"{k}={v!r}" for k, v in chunker.keywords.items())]
+        return f"{chunker_fingerprint(chunker.func)}({', '.join(settings)})"
+    name = getattr(chunker, "__qualname__", type(chunker).__qualname__)
+    if name.endswith("<lambda>"):
+        raise ValueError("a lambda as chunker has no name to tell it by: pass a function instead")
+    return f"{chunker.__module__}.{name}"
 
 
 def _chunks(document: Document, chunker: Chunker) -> list[Chunk]:

@@ -24,6 +24,7 @@ from ragkit.cli_support import (
     MaxMb,
     Model,
     Rpm,
+    Tenant,
     Tpm,
     as_data,
     embedder_for_writing,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from ragkit.chunks import Chunker
     from ragkit.collection import Collection
+    from ragkit.creation import Settings
     from ragkit.reports import IndexPlan, IndexReport
 
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
@@ -92,6 +94,16 @@ def index(
     language: Annotated[
         str | None, typer.Option(help="Of stop words and stemming.  [default: english]")
     ] = None,
+    tenant: Tenant = None,
+    shards: Annotated[
+        int | None, typer.Option(help="Shards of a new collection on a server.", min=1)
+    ] = None,
+    replicas: Annotated[
+        int | None, typer.Option(help="Copies of each shard, in a cluster.", min=1)
+    ] = None,
+    bulk: Annotated[
+        bool, typer.Option(help="Large first load: a server indexes after it, not during it.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option(help="Say what would be done.")] = False,
     as_json: Json = False,
 ) -> int:
@@ -109,16 +121,18 @@ def index(
             embedder=embedder_for_writing(
                 client, name, kind=embedder, model=model, dim=dim, rpm=rpm, tpm=tpm
             ),
-            quantization=quantization,  # type: ignore[arg-type]  # checked by Collection
+            quantization=quantization,
             chunker=_chunker(client, name, max_tokens, overlap),
             language=language,
+            tenant=tenant,
+            **_settings(shards, replicas),
         )
         if dry_run:
             plan = Indexer(docs).plan(folder, **walk)
             emit(_plan_json(plan)) if as_json else print_plan(name, plan)
             return SKIPPED if plan.skipped else DONE
         with showing_progress() as progress:
-            report = Indexer(docs).sync(folder, **walk, progress=progress)
+            report = Indexer(docs).sync(folder, **walk, bulk=bulk, progress=progress)
         if as_json:
             emit(_report_json(report))
         else:
@@ -143,6 +157,7 @@ def search(
     rescore: Annotated[bool, typer.Option(help="Rescore with the original vectors.")] = True,
     exact: Annotated[bool, typer.Option(help="Compare with every vector.")] = False,
     full: Annotated[bool, typer.Option(help="Print whole passages.")] = False,
+    tenant: Tenant = None,
     as_json: Json = False,
 ) -> int:
     """Find the passages that answer a question best."""
@@ -151,7 +166,7 @@ def search(
     from ragkit.retriever import Retriever
 
     with store(db) as client:
-        docs = existing(client, collection)
+        docs = existing(client, collection, tenant=tenant)
         try:
             hits = Retriever(docs).search(
                 query,
@@ -204,6 +219,7 @@ def remove(
     corpus: Annotated[
         str | None, typer.Option(help="Of which folder, if several have such a document.")
     ] = None,
+    tenant: Tenant = None,
     yes: Yes = False,
     as_json: Json = False,
 ) -> int:
@@ -211,7 +227,7 @@ def remove(
     from ragkit.indexer import Indexer
 
     with store(db) as client:
-        docs = existing(client, collection)
+        docs = existing(client, collection, tenant=tenant)
         found = _documents(docs, sources, corpus)
         listed = ", ".join(source for _, source in found)
         _confirm(f"Remove {listed} from collection {docs.name!r}?", yes=yes)
@@ -262,6 +278,16 @@ def _chunker(
     if held is not None:
         given = {"max_tokens": held.max_tokens, "overlap": held.overlap, **given}
     return Chunker(**given)
+
+
+def _settings(shards: int | None, replicas: int | None) -> Settings:
+    """Qdrant's settings of a new collection, as far as they were given."""
+    given: Settings = {}
+    if shards is not None:
+        given["shard_number"] = shards
+    if replicas is not None:
+        given["replication_factor"] = replicas
+    return given
 
 
 def _documents(docs: Collection, named: Sequence[str], corpus: str | None) -> list[tuple[str, str]]:

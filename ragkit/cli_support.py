@@ -51,6 +51,7 @@ Corpus = Annotated[
     str | None,
     typer.Option(help="Name to keep the folder's documents under.  [default: its path]"),
 ]
+Tenant = Annotated[str | None, typer.Option(help="Whose part of a collection that several share.")]
 Model = Annotated[str | None, typer.Option(help="Of gemini.  [default: gemini-embedding-001]")]
 Dim = Annotated[
     int | None, typer.Option(help="Dimensions of the vectors.  [default: 768, hash 512]")
@@ -136,7 +137,9 @@ def location(db: str | None) -> str:
 
 def names(client: QdrantBase) -> list[str]:
     """The collections there are."""
-    return sorted(each.name for each in client.get_collections().collections)
+    from ragkit.versions import names
+
+    return names(client)
 
 
 def no_such(name: str, names: Sequence[str]) -> str:
@@ -145,7 +148,7 @@ def no_such(name: str, names: Sequence[str]) -> str:
     return f"no collection {name!r}: {there}"
 
 
-def existing(client: QdrantBase, name: str | None) -> Collection:
+def existing(client: QdrantBase, name: str | None, *, tenant: str | None = None) -> Collection:
     """The collection asked for, or the only one, with the embedder it was made with."""
     from ragkit.collection import Collection
     from ragkit.embedders import embedder_of
@@ -165,7 +168,7 @@ def existing(client: QdrantBase, name: str | None) -> Collection:
     if fingerprint is not None and embedder is None:
         note = f"its vectors are of {fingerprint}, which only Python can bring: keywords alone"
         typer.echo(f"collection {name!r}: {note}", err=True)
-    return Collection(client, name, embedder=embedder)
+    return Collection(client, name, embedder=embedder, tenant=tenant)
 
 
 def is_ours(client: QdrantBase, name: str) -> bool:

@@ -28,9 +28,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from ragkit.collection import CollectionStatus
 from ragkit.documents import Skipped
-from ragkit.reports import IndexPlan, IndexReport, Progress, ProgressCallback
+from ragkit.optimizer import Indexing
+from ragkit.reports import CollectionStatus, IndexPlan, IndexReport, Progress, ProgressCallback
 from ragkit.retriever import Hit
 from ragkit.sparse import Bm25Encoder
 from ragkit.usage import Forecast, Usage
@@ -65,7 +65,7 @@ def showing_progress() -> Iterator[ProgressCallback]:
         yield _PlainProgress(screen)
         return
     columns = (
-        TextColumn("indexing"),
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("files"),
@@ -79,6 +79,8 @@ def showing_progress() -> Iterator[ProgressCallback]:
 
         def update(progress: Progress) -> None:
             bar.update(task, completed=progress.seen, total=progress.total, chunks=progress.chunks)
+            if progress.indexing is not None:
+                bar.update(task, description=f"the server indexes: {_indexing(progress.indexing)}")
 
         yield update
 
@@ -86,6 +88,10 @@ def showing_progress() -> Iterator[ProgressCallback]:
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         return Text("" if task.speed is None else f"{task.speed:,.0f} files/s")
+
+
+def _indexing(state: Indexing) -> str:
+    return f"{state.indexed:,} vectors of {state.points:,} points, {state.status}"
 
 
 class _PlainProgress:
@@ -97,6 +103,9 @@ class _PlainProgress:
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _PLAIN_EVERY_S
+        if progress.indexing is not None:
+            self._screen.print(f"the server indexes: {_indexing(progress.indexing)}")
+            return
         total = "" if progress.total is None else f" of {progress.total:,}"
         self._screen.print(
             f"{progress.seen:,}{total} files read, {progress.committed:,} documents committed, "
@@ -201,6 +210,13 @@ def print_status(
         table.add_row(*_row(status))
     if statuses:
         screen.print(table)
+    for status in statuses:
+        if status.older:
+            versions = escape(one_line(", ".join(status.older)))
+            screen.print(
+                f"{escape(one_line(status.name))} is {escape(one_line(status.version))}; a rebuild "
+                f"left {versions} (ragkit rebuild {escape(one_line(status.name))} --prune)"
+            )
     for reason in foreign.values():
         screen.print(escape(one_line(reason)))
 

@@ -13,12 +13,15 @@
     ├── CollectionError      a collection that cannot be used as asked
     │   ├── CollectionNotFound
     │   └── CollectionMismatch   it was made with another embedder or dimension, or not by ragkit
-    └── StoreError           the embedded database cannot go on
-        ├── StoreLocked      another process holds it; says which
+    └── StoreError           the database cannot go on
+        ├── StoreLocked      another process holds the embedded one; says which
         ├── StoreFull        too little free disk space to write safely
-        └── StoreCorrupt     files on disk that the engine cannot read
+        ├── StoreCorrupt     files on disk that the engine cannot read
+        ├── StoreDenied      the server wants a key, or another one
+        ├── StoreUnavailable the server did not answer before the deadline
+        └── ServerTooOld     the server lacks what was asked for
 
-A bad argument is a plain `ValueError`. What a Qdrant server answers (unknown collection, wrong
+A bad argument is a plain `ValueError`. What a Qdrant server refuses (unknown collection, wrong
 dimension, bad filter) stays qdrant-client's own exception, on the embedded engine as well.
 """
 
@@ -130,7 +133,7 @@ class CollectionMismatch(CollectionError):
 
 
 class StoreError(RagkitError):
-    """The embedded database cannot go on."""
+    """The database cannot go on."""
 
 
 class StoreLocked(StoreError):
@@ -143,6 +146,18 @@ class StoreFull(StoreError):
 
 class StoreCorrupt(StoreError):
     """Files of the embedded database cannot be read."""
+
+
+class StoreDenied(StoreError):
+    """The server wants an API key, or does not accept this one for this."""
+
+
+class StoreUnavailable(StoreError):
+    """The server did not answer, or went on failing, until the deadline passed."""
+
+
+class ServerTooOld(StoreError):
+    """The server's version lacks what was asked for."""
 
 
 def require(module: str, extra: str) -> ModuleType:

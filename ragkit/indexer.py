@@ -11,11 +11,13 @@ from typing import TypeAlias
 
 from qdrant_client import models
 
-from ragkit.collection import Collection, chunker_fingerprint
+from ragkit.chunks import chunker_fingerprint
+from ragkit.collection import Collection
 from ragkit.documents import Document, Skipped
 from ragkit.edge import EdgeClient
 from ragkit.errors import CollectionNotFound, DocumentError, EmbedderUnavailable
 from ragkit.ledger import Ledger, of_corpus, read_ledger, stored_vectors
+from ragkit.optimizer import is_held_back, release, wait_until_indexed
 from ragkit.prepare import Prepared, Preparer, Unchanged
 from ragkit.reading.folders import MAX_BYTES, FoundFile, find_files
 from ragkit.reports import IndexPlan, IndexReport, ProgressCallback
@@ -53,6 +55,7 @@ class Indexer:
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         max_bytes: int = MAX_BYTES,
+        bulk: bool = False,
         progress: ProgressCallback | None = None,
     ) -> IndexReport:
         """Make the collection hold just what the folder holds.
@@ -65,6 +68,8 @@ class Indexer:
             include: See `find_files`.
             exclude: See `find_files`.
             max_bytes: Larger files are skipped.
+            bulk: For a large first load into a server: its optimizer is held back while points
+                come in, and then waited for; searches are slow until it is done.
             progress: Called as the run goes on, from more than one thread but never twice at once.
 
         Raises:
@@ -75,7 +80,7 @@ class Indexer:
                 embedded before is kept, and running again goes on from there.
         """
         found = self._walk(folder, include=include, exclude=exclude, max_bytes=max_bytes)
-        run = self._run(corpus or found.corpus, progress, total=len(found.files))
+        run = self._run(corpus or found.corpus, progress, total=len(found.files), bulk=bulk)
         found.refuse_to_empty(run.ledger)
         run.skip(found.skipped)
         run.write(run.preparer.file(file) for file in found.files)
@@ -190,13 +195,20 @@ class Indexer:
             return Ledger(committed={})
         return read_ledger(self._collection, corpus)
 
-    def _run(self, corpus: str, progress: ProgressCallback | None, *, total: int | None) -> _Run:
+    def _run(
+        self,
+        corpus: str,
+        progress: ProgressCallback | None,
+        *,
+        total: int | None,
+        bulk: bool = False,
+    ) -> _Run:
         notes: tuple[str, ...] = ()
         if self._open():
-            notes = _chunker_note(self._collection)
+            notes = (*_chunker_note(self._collection), *_let_go(self._collection))
             self._collection.record_chunker()
         ledger = self._ledger(corpus)
-        return _Run(self._collection, corpus, ledger, notes, progress, total)
+        return _Run(self._collection, corpus, ledger, notes, progress, total, bulk=bulk)
 
 
 class _Run:
@@ -210,13 +222,16 @@ class _Run:
         notes: tuple[str, ...],
         progress: ProgressCallback | None,
         total: int | None,
+        *,
+        bulk: bool,
     ) -> None:
         self.ledger = ledger
+        self._bulk = bulk
         self.preparer = Preparer(collection, corpus, ledger)
         self._collection = collection
         self._corpus = corpus
         self._notes = notes
-        self._writer = Writer(collection, corpus, ledger, progress=progress, total=total)
+        self._writer = Writer(collection, corpus, ledger, progress=progress, total=total, bulk=bulk)
         self._skipped: list[Skipped] = []
         self._unchanged = 0
         self._removed = 0
@@ -269,6 +284,9 @@ class _Run:
     def finish(self) -> IndexReport:
         if self._writer.chunks:
             self._collection.optimize(if_due=self._writer.chunks < _OPTIMIZE_FROM)
+        if self._bulk and not self._collection.embedded and self._collection.exists():
+            client, name = self._collection.client, self._collection.name
+            wait_until_indexed(client, name, progress=self._writer.show)
         return IndexReport(
             added=self._writer.added,
             changed=self._writer.changed,
@@ -440,9 +458,15 @@ def _delete(
     for i in range(0, len(values), _DELETE_PAGE):
         condition = match_any(field, values[i : i + _DELETE_PAGE])
         page = of_corpus(corpus, condition, *must, must_not=must_not)
-        collection.client.delete(
-            collection.name, points_selector=models.FilterSelector(filter=page), wait=True
-        )
+        collection.points.delete(page)
+
+
+def _let_go(collection: Collection) -> tuple[str, ...]:
+    """Let a server's optimizer go that an interrupted bulk load has left held back."""
+    if collection.embedded or not is_held_back(collection.config):
+        return ()
+    release(collection.client, collection.name)
+    return ("the optimizer was still held back by a bulk load that was interrupted: let go",)
 
 
 def _chunker_note(collection: Collection) -> tuple[str, ...]:

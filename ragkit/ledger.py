@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,9 +11,12 @@ from qdrant_client import models
 
 from ragkit.collection import Collection
 from ragkit.embeddings import Vectors
+from ragkit.failures import Failure, kind_of
 from ragkit.schema import DENSE, match, match_any
 
-_PAGE = 512  # small, so that the records of one are gone before the next comes
+_PAGE = 512
+_LONG_PAGE = 5_000  # of records with one field
+_FACET_LIMIT = 20_000  # documents
 _HEAD_FIELDS = ["source", "document_hash", "chunk_count"]
 
 
@@ -44,10 +48,11 @@ class Ledger:
 
 def read_ledger(collection: Collection, corpus: str) -> Ledger:
     """Read the commit records of a corpus and hold them against the points that are there."""
-    counts = _points_per_hash(collection)
+    heads = list(_heads(collection, corpus))
+    counts = _points_per_hash(collection, len(heads))
     committed: dict[str, str] = {}
     broken: set[str] = set()
-    for source, document_hash, chunk_count in _heads(collection, corpus):
+    for source, document_hash, chunk_count in heads:
         if counts.get(document_hash) == chunk_count:
             committed[source] = document_hash
         else:
@@ -55,7 +60,7 @@ def read_ledger(collection: Collection, corpus: str) -> Ledger:
     if not counts.keys() - committed.values():
         return Ledger(committed=committed)
     # Other corpora, or what an interrupted run left: only now is the slower count worth it.
-    own = _points_per_hash(collection, of_corpus(corpus))
+    own = _points_per_hash(collection, len(heads), of_corpus(corpus))
     return Ledger(
         committed=committed,
         broken=frozenset(broken),
@@ -64,12 +69,12 @@ def read_ledger(collection: Collection, corpus: str) -> Ledger:
 
 
 def stored_vectors(collection: Collection, chunk_hashes: Iterable[str]) -> dict[str, Vectors]:
-    """The dense vectors stored for these chunk hashes, wherever they are in the collection."""
+    """The dense vectors stored for these chunk hashes, in any corpus of the tenant."""
     found: dict[str, Vectors] = {}
     wanted = list(dict.fromkeys(chunk_hashes))
     for i in range(0, len(wanted), _PAGE):
         page = models.Filter(must=[match_any("chunk_hash", wanted[i : i + _PAGE])])
-        for record in _scroll(collection, page, payload=["chunk_hash"], vectors=[DENSE]):
+        for record in collection.points.scroll(page, fields=["chunk_hash"], vectors=[DENSE]):
             vectors = record.vector
             if isinstance(vectors, dict) and DENSE in vectors:
                 key = str((record.payload or {}).get("chunk_hash"))
@@ -90,36 +95,25 @@ def of_corpus(
 
 def _heads(collection: Collection, corpus: str) -> Iterator[tuple[str, str, int]]:
     heads = of_corpus(corpus, match("ordinal", 0))
-    for record in _scroll(collection, heads, payload=_HEAD_FIELDS):
+    for record in collection.points.scroll(heads, fields=_HEAD_FIELDS):
         fields = record.payload or {}
         yield str(fields["source"]), str(fields["document_hash"]), int(fields["chunk_count"])
 
 
-def _points_per_hash(collection: Collection, within: models.Filter | None = None) -> dict[str, int]:
-    points = collection.client.count(collection.name, exact=True).count
-    hits = collection.client.facet(
-        collection.name, "document_hash", facet_filter=within, limit=max(1, points), exact=True
-    ).hits
-    return {str(hit.value): hit.count for hit in hits}
+def _points_per_hash(
+    collection: Collection, documents: int, within: models.Filter | None = None
+) -> Mapping[str, int]:
+    """How many points carry each document hash.
 
-
-def _scroll(
-    collection: Collection,
-    scroll_filter: models.Filter,
-    *,
-    payload: list[str],
-    vectors: list[str] | None = None,
-) -> Iterator[models.Record]:
-    offset: models.ExtendedPointId | None = None
-    while True:
-        records, offset = collection.client.scroll(
-            collection.name,
-            scroll_filter=scroll_filter,
-            limit=_PAGE,
-            offset=offset,
-            with_payload=payload,
-            with_vectors=vectors or False,
-        )
-        yield from records
-        if offset is None:
-            return
+    A server counts anew for each value of a facet, so that reading all points is quicker where
+    there are very many; and its strict mode may forbid exact counts.
+    """
+    points = collection.points
+    if collection.embedded or documents <= _FACET_LIMIT:
+        try:
+            return points.facet("document_hash", within, limit=points.count())
+        except Exception as exc:
+            if kind_of(exc) is not Failure.REFUSED:
+                raise
+    records = points.scroll(within, fields=["document_hash"], page=_LONG_PAGE)
+    return Counter(str((record.payload or {}).get("document_hash")) for record in records)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ragkit.embeddings import Embedder
 from ragkit.errors import CollectionMismatch
 
 SCHEMA_VERSION = 1
@@ -20,10 +21,12 @@ class Manifest:
         embedder: The embedder's fingerprint; None in a keyword-only collection.
         dim: The width of the dense vectors; None in a keyword-only collection.
         chunker: The chunker's fingerprint.
-        quantization: What was asked for: "auto", "none", "binary", "scalar", "turbo", "product",
-            or "custom" for one of Qdrant's own models.
+        quantization: What was asked for, by its name; "custom" for one of Qdrant's own models.
         language: Of BM25's stop words and stemmer.
         avg_len: BM25's average passage length, measured on the first chunks.
+        tenancy: Whether it is shared by tenants: "payload" where a payload key tells them apart,
+            "shard" where each has shards of its own as well.
+        filling: What it is being filled from, until that is complete.
         schema: Version of the payload's form.
         created_with: The ragkit version.
     """
@@ -35,11 +38,19 @@ class Manifest:
     language: str
     avg_len: float
     created_with: str
+    tenancy: str | None = None
+    filling: str | None = None
     schema: int = SCHEMA_VERSION
 
     def to_metadata(self) -> dict[str, Any]:
         """The collection metadata that holds this manifest."""
         return {_KEY: asdict(self)}
+
+    def alike(self, metadata: Mapping[str, Any] | None) -> bool:
+        """Whether these metadata are of a collection that was to be made as this one is."""
+        held = (metadata or {}).get(_KEY)
+        measured = {"avg_len": self.avg_len, "created_with": self.created_with}
+        return isinstance(held, Mapping) and {**held, **measured} == asdict(self)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any] | None, *, name: str) -> Manifest:
@@ -66,3 +77,51 @@ class Manifest:
             raise CollectionMismatch(
                 f"collection {name!r} has a damaged manifest ({exc}): drop it and index again"
             ) from exc
+
+
+def check_embedder(manifest: Manifest, embedder: Embedder | None, *, name: str) -> None:
+    """Refuse an embedder whose vectors do not go with those of collection `name`.
+
+    Raises:
+        CollectionMismatch: It is another one than the collection was made with.
+    """
+    if embedder is None or embedder.fingerprint == manifest.embedder:
+        return
+    held = f"{manifest.dim}-d vectors of {manifest.embedder}"
+    if manifest.embedder is None:
+        held = "BM25 vectors alone (keyword search)"
+    raise CollectionMismatch(
+        f"collection {name!r} holds {held}; this embedder makes {embedder.dim}-d vectors "
+        f"of {embedder.fingerprint}: use the embedder it was made with, rebuild it with this one "
+        f'("ragkit rebuild {name}"), or index under another name'
+    )
+
+
+def check_tenancy(manifest: Manifest, tenant: str | None, *, name: str) -> None:
+    """Refuse to use collection `name` for another circle of people than it was made for.
+
+    Raises:
+        CollectionMismatch: It is shared by tenants and none is named, or the reverse.
+    """
+    if tenant is None and manifest.tenancy is not None:
+        raise CollectionMismatch(
+            f"collection {name!r} is shared by tenants: say whose points are meant, with tenant="
+        )
+    if tenant is not None and manifest.tenancy is None:
+        raise CollectionMismatch(
+            f"collection {name!r} was made without tenants, so nothing keeps those of {tenant!r} "
+            "apart: leave tenant out, or index into a new collection"
+        )
+
+
+def check_complete(manifest: Manifest, *, name: str) -> None:
+    """Refuse a collection that is still being filled by a rebuild or a copy.
+
+    Raises:
+        CollectionMismatch: It is not complete.
+    """
+    if manifest.filling is not None:
+        raise CollectionMismatch(
+            f"collection {name!r} is not complete: it is being filled from {manifest.filling}; "
+            "run that again to its end, or drop it"
+        )

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ragkit.chunks import Chunk
-from ragkit.collection import Collection, chunker_fingerprint
+from ragkit.chunks import Chunk, chunker_fingerprint
+from ragkit.collection import Collection
 from ragkit.documents import READER_VERSION, Document, Skipped, parse_document
 from ragkit.errors import DocumentError
 from ragkit.ledger import Ledger
@@ -46,7 +46,7 @@ class Preparer:
         self._settings = (
             READER_VERSION,
             chunker_fingerprint(collection.chunker),
-            embedder.fingerprint if embedder else None,
+            *([] if collection.tenant is None else [collection.tenant]),
         )
 
     def file(self, found: FoundFile) -> Prepared | Unchanged | Skipped:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from ragkit.documents import Skipped
+from ragkit.optimizer import Indexing
 from ragkit.usage import Forecast, Usage
 
 
@@ -79,12 +80,47 @@ class Progress:
         total: Files found; None where the number is not known.
         committed: Documents committed.
         chunks: Chunks written.
+        indexing: How far a server has come with indexing them, when the run waits for that.
     """
 
     seen: int
     total: int | None
     committed: int
     chunks: int
+    indexing: Indexing | None = None
 
 
 ProgressCallback: TypeAlias = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionStatus:
+    """A collection in numbers.
+
+    Attributes:
+        documents: Complete documents.
+        chunks: Points.
+        embedder: The embedder's fingerprint; None for keyword search only.
+        quantization: What the manifest says was asked for.
+        corpora: Documents per corpus.
+        indexed_vectors: Vectors the engine has indexed so far.
+        bytes_on_disk: Bytes allocated by the embedded engine; None on a server.
+        version: The collection behind the name.
+        older: Versions that a rebuild left.
+        tenancy: As the manifest has it.
+    """
+
+    name: str
+    documents: int
+    chunks: int
+    embedder: str | None
+    dim: int | None
+    quantization: str
+    chunker: str
+    language: str
+    corpora: Mapping[str, int]
+    indexed_vectors: int
+    bytes_on_disk: int | None
+    version: str
+    older: tuple[str, ...]
+    tenancy: str | None

@@ -12,6 +12,7 @@ from qdrant_client import models
 
 from ragkit.chunks import Chunk
 from ragkit.documents import Document
+from ragkit.tenancy import TENANT
 from ragkit.tokens import estimate_tokens
 
 DENSE = "dense"
@@ -28,10 +29,11 @@ _NAMESPACE = uuid.UUID("5b1f6a3e-3c0c-5d5e-9a54-6f2a1c8a7b10")
 _DIGEST_BYTES = 20  # not 16: Qdrant reads a keyword of 32 hexadecimal digits as a UUID
 
 
-def point_id(corpus: str, source: str, ordinal: int) -> str:
+def point_id(corpus: str, source: str, ordinal: int, *, tenant: str | None = None) -> str:
     """The id of a chunk's point: the same wherever and whenever it is indexed."""
     # JSON keeps ("a", "b/c") and ("a/b", "c") apart.
-    return str(uuid.uuid5(_NAMESPACE, json.dumps([corpus, source, ordinal])))
+    owner = [] if tenant is None else [tenant]
+    return str(uuid.uuid5(_NAMESPACE, json.dumps([corpus, source, ordinal, *owner])))
 
 
 def file_hash(raw: bytes, *, corpus: str, source: str, settings: Sequence[object]) -> str:
@@ -41,8 +43,8 @@ def file_hash(raw: bytes, *, corpus: str, source: str, settings: Sequence[object
         raw: The file's bytes.
         corpus: The corpus it belongs to.
         source: Its name there. Corpus and source are covered, so a hash belongs to one document.
-        settings: What else decides the stored points: the reader's version, the fingerprints of
-            chunker and embedder.
+        settings: What else decides the stored points: the reader's version, the chunker's
+            fingerprint, the tenant. Not the embedder's: a collection has one.
     """
     content = hashlib.blake2b(raw, digest_size=_DIGEST_BYTES).hexdigest()
     return _digest("file", corpus, source, *settings, content)
@@ -89,9 +91,12 @@ def payload(
     document_hash: str,
     chunk_hash: str,
     metadata: Mapping[str, Any],
+    tenant: str | None = None,
 ) -> dict[str, Any]:
     """The payload of a chunk's point."""
+    owner = {} if tenant is None else {TENANT: tenant}
     return {
+        **owner,
         "text": chunk.text,
         "title": chunk.title,
         "source": chunk.source,

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Generator, Iterable, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http import HTTPStatus
 
 from qdrant_client import models
-from qdrant_client.http.exceptions import UnexpectedResponse
 
 from ragkit.chunks import Chunk
 from ragkit.collection import Collection
 from ragkit.documents import Skipped
 from ragkit.embeddings import Embedder, Vectors, embed_what_can_be
 from ragkit.errors import EmbedderUnavailable
+from ragkit.failures import Failure, kind_of, reason
 from ragkit.ledger import Ledger, of_corpus, stored_vectors
+from ragkit.optimizer import Indexing, hold, release
 from ragkit.pipeline import batched, in_background
 from ragkit.prepare import Prepared
 from ragkit.reports import Progress, ProgressCallback
@@ -33,8 +37,11 @@ from ragkit.sparse import Bm25Encoder, average_length
 
 _MAX_CHUNKS = 1000  # a batch; few enough to flush often, enough to keep an embedder busy
 _MAX_BATCH_BYTES = 16_000_000  # a request; a server takes 32 MB
-_BYTES_PER_NUMBER = 12  # of a vector in JSON
+_BYTES_PER_NUMBER = 20  # of a vector in JSON
 _BYTES_PER_PAYLOAD = 4_000
+_BYTES_PER_CHAR = 3
+_IN_FLIGHT = 4  # requests to a server; the embedded engine does one thing at a time
+_JOIN_S = 5.0  # how long a run that fails waits for requests in flight
 _AHEAD = 2  # batches that may wait between two stages
 # The embedded engine holds in memory what is not indexed yet, some 4 KB a chunk.
 _OPTIMIZE_EVERY = 20_000  # chunks
@@ -75,6 +82,7 @@ class Writer:
         *,
         progress: ProgressCallback | None,
         total: int | None,
+        bulk: bool = False,
     ) -> None:
         self.added = self.changed = self.removed = 0  # documents
         self.chunks = self.embedded = self.reused = 0
@@ -91,6 +99,8 @@ class Writer:
         self._proven = False  # whether the embedder has embedded anything
         self._lock = threading.Lock()
         self._may_reuse = collection.exists()
+        self._bulk = bulk and not collection.embedded
+        self._in_flight: deque[tuple[_Batch, list[_Row], Future[None]]] = deque()
 
     def write(self, documents: Generator[Prepared, None, None]) -> None:
         """Embed and write every document; a bad one lands in `failed` and stops nothing.
@@ -101,6 +111,7 @@ class Writer:
         """
         size = _batch_size(self._collection.embedder)
         with (
+            self._held_back(),
             in_background(self._batches(documents, size), ahead=_AHEAD) as batches,
             in_background(self._embedded(batches, size), ahead=_AHEAD) as ready,
         ):
@@ -113,11 +124,65 @@ class Writer:
         self._clear_given_up()
 
     def _commit_all(self, batches: Iterable[_Batch]) -> None:
-        for batch in batches:
-            self._commit(batch)
-            if batch.unavailable is not None:
-                raise batch.unavailable
-            self._bound_memory()
+        """Write batches, several at once to a server, and record them in their order.
+
+        So a document counts as committed when all batches with its chunks are written.
+        """
+        width = 1 if self._collection.embedded else _IN_FLIGHT
+        try:
+            for batch in batches:
+                self._begin(batch)
+                while len(self._in_flight) >= width or (batch.unavailable and self._in_flight):
+                    self._settle()
+                if batch.unavailable is not None:
+                    raise batch.unavailable
+                self._bound_memory()
+            while self._in_flight:
+                self._settle()
+        finally:
+            wait([future for _, _, future in self._in_flight], timeout=_JOIN_S)
+
+    def _begin(self, batch: _Batch) -> None:
+        own = self._saved_from(batch) if batch.unavailable else batch.rows
+        rows = [row for row in own if self._is_wanted(row)]
+        if not rows:
+            return
+        self._begun.update(
+            (row.prepared.document_hash, row.prepared.document.source) for row in rows
+        )
+        self._in_flight.append((batch, rows, self._started(rows, batch)))
+
+    def _started(self, rows: list[_Row], batch: _Batch) -> Future[None]:
+        """The write of rows, going on in a thread unless it is to the embedded engine."""
+        future: Future[None] = Future()
+
+        def write() -> None:
+            try:
+                self._upsert(rows, batch.vectors)
+            except BaseException as exc:  # noqa: BLE001  (handed to whoever asks for the result)
+                future.set_exception(exc)
+            else:
+                future.set_result(None)
+
+        if self._collection.embedded:
+            write()
+        else:
+            # A daemon, so that a process can end while a server does not answer.
+            threading.Thread(target=write, name="ragkit-write", daemon=True).start()
+        return future
+
+    def _settle(self) -> None:
+        """Take the oldest write in flight to its end."""
+        batch, rows, future = self._in_flight[0]
+        try:
+            future.result()
+        except Exception as exc:
+            if not _is_refusal(exc):
+                raise
+            self._write_apart(rows, batch, exc)
+        else:
+            self._record(rows, batch.embedded)
+        self._in_flight.popleft()
 
     def saw_one(self) -> None:
         """Count an examined file."""
@@ -168,6 +233,23 @@ class Writer:
             language = self._collection.language
             texts = (lexical_text(row.chunk) for row in rows)
             self._collection.create(avg_len=average_length(texts, language=language))
+            if self._bulk:
+                hold(self._collection.client, self._collection.name)
+
+    @contextmanager
+    def _held_back(self) -> Iterator[None]:
+        """Hold a server's optimizer back during a bulk load, from the creation on."""
+        if not self._bulk:
+            yield
+            return
+        client, name = self._collection.client, self._collection.name
+        if self._may_reuse:
+            hold(client, name)
+        try:
+            yield
+        finally:
+            if self._collection.exists():
+                release(client, name)
 
     def _fill(self, batch: _Batch, embedder: Embedder, size: int) -> None:
         rows = {row.key: row for row in batch.rows if self._is_wanted(row)}
@@ -190,10 +272,10 @@ class Writer:
         batch.vectors.update((rows[i].key, vector) for i, vector in outcome.vectors.items())
         batch.embedded += len(outcome.vectors)
         batch.unavailable = outcome.unavailable
-        for i, reason in outcome.refused.items():
+        for i, why in outcome.refused.items():
             for row in batch.rows:  # the same text may stand in several documents
                 if row.key == rows[i].key:
-                    what = f"chunk {row.chunk.ordinal} cannot be embedded: {reason}"
+                    what = f"chunk {row.chunk.ordinal} cannot be embedded: {why}"
                     self._give_up(row.prepared, what)
 
     def _saved_from(self, batch: _Batch) -> list[_Row]:
@@ -214,63 +296,78 @@ class Writer:
             )
         ]
 
-    def _commit(self, batch: _Batch) -> None:
-        own = self._saved_from(batch) if batch.unavailable else batch.rows
-        rows = [row for row in own if self._is_wanted(row)]
-        if not rows:
-            return
-        try:
-            self._upsert(rows, batch.vectors)
-        except UnexpectedResponse as exc:
-            if exc.status_code != HTTPStatus.BAD_REQUEST:
-                raise
-            self._commit_apart(rows, batch, exc)
-            return
-        self._record(rows, batch)
-
     def _bound_memory(self) -> None:
         if self.chunks - self._optimized_at >= _OPTIMIZE_EVERY:
             self._optimized_at = self.chunks
             self._collection.optimize()
 
-    def _commit_apart(self, rows: Sequence[_Row], batch: _Batch, error: UnexpectedResponse) -> None:
-        """Write a refused batch document by document and give up the one that is refused."""
+    def _write_apart(self, rows: Sequence[_Row], batch: _Batch, error: Exception) -> None:
+        """Write a refused batch document by document and give up those that are refused."""
         documents = {row.prepared.document_hash: row.prepared for row in rows}
         if len(documents) == 1:
             (prepared,) = documents.values()
-            self._give_up(prepared, f"refused by the store: {_reason(error)}")
+            self._give_up(prepared, f"refused by the store: {reason(error)}")
             return
+        embedded = batch.embedded  # counted once, with the first
         for key in documents:
             own = [row for row in rows if row.prepared.document_hash == key]
-            # What was embedded is counted once, with the first.
-            self._commit(_Batch(own, batch.vectors, batch.embedded))
-            batch.embedded = 0
+            if not self._is_wanted(own[0]):
+                continue
+            try:
+                self._upsert(own, batch.vectors)
+            except Exception as exc:
+                if not _is_refusal(exc):
+                    raise
+                self._give_up(own[0].prepared, f"refused by the store: {reason(exc)}")
+            else:
+                self._record(own, embedded)
+                embedded = 0
 
     def _upsert(self, rows: Sequence[_Row], vectors: dict[str, Vectors]) -> None:
         """Write rows: bodies first, then chunks 0, then what older versions leave is deleted.
 
         The store keeps the order: a chunk 0 proves that the rest is there.
         """
-        self._begun.update(
-            (row.prepared.document_hash, row.prepared.document.source) for row in rows
-        )
         bm25 = self._collection.bm25
-        ordered = sorted(rows, key=lambda row: row.is_head)
-        for part in batched(ordered, _MAX_CHUNKS):
+        for part in self._parts(sorted(rows, key=lambda row: row.is_head)):
+            points = [self._point(row, vectors, bm25) for row in part]
+            heads = sum(row.is_head for row in part)
             operations: list[models.UpdateOperation] = [
-                models.UpsertOperation(upsert=models.PointsList(points=points))
-                for points in (
-                    [self._point(row, vectors, bm25) for row in part if row.is_head is head]
-                    for head in (False, True)
-                )
-                if points
+                models.UpsertOperation(upsert=models.PointsList(points=some))
+                for some in (points[: len(points) - heads], points[len(points) - heads :])
+                if some
             ]
             replaced = [row.prepared for row in part if row.is_head and self._may_be_stored(row)]
             if replaced:
                 operations.append(self._deletion_of_older(replaced))
-            self._collection.client.batch_update_points(
-                self._collection.name, update_operations=operations, wait=True
-            )
+            expected = {
+                str(point.id): row.prepared.document_hash
+                for point, row in zip(points, part, strict=True)
+            }
+            self._collection.points.update(operations, expected=expected)
+
+    def _parts(self, rows: Iterable[_Row]) -> Iterator[list[_Row]]:
+        """Rows in lists that a server takes in one request."""
+        strict = self._collection.config.strict_mode_config
+        most = min(_MAX_CHUNKS, (strict and strict.upsert_max_batchsize) or _MAX_CHUNKS)
+        part: list[_Row] = []
+        size = 0
+        for row in rows:
+            weight = self._weight(row)
+            if part and (len(part) == most or size + weight > _MAX_BATCH_BYTES):
+                yield part
+                part, size = [], 0
+            part.append(row)
+            size += weight
+        if part:
+            yield part
+
+    def _weight(self, row: _Row) -> int:
+        """About how many bytes a row takes in a request."""
+        metadata = row.prepared.document.metadata
+        extra = len(json.dumps(dict(metadata), default=str)) if metadata else 0
+        dim = self._collection.embedder.dim if self._collection.embedder else 0
+        return extra + dim * _BYTES_PER_NUMBER + len(row.chunk.text) * _BYTES_PER_CHAR
 
     def _point(
         self, row: _Row, vectors: dict[str, Vectors], bm25: Bm25Encoder
@@ -278,13 +375,13 @@ class Writer:
         chunk, prepared = row.chunk, row.prepared
         named: dict[str, object] = {}
         if self._collection.embedder is not None:
-            named[DENSE] = vectors[row.key].tolist()
+            named[DENSE] = vectors[row.key]
         sparse = bm25.encode_document(lexical_text(chunk))
         if sparse.indices:
             named[BM25] = sparse
         # Built without validation: every part is of our own making and the store checks it again.
         return models.PointStruct.model_construct(
-            id=point_id(self._corpus, chunk.source, chunk.ordinal),
+            id=point_id(self._corpus, chunk.source, chunk.ordinal, tenant=self._collection.tenant),
             vector=named,
             payload=payload(
                 chunk,
@@ -293,6 +390,7 @@ class Writer:
                 document_hash=prepared.document_hash,
                 chunk_hash=row.key,
                 metadata=prepared.document.metadata,
+                tenant=self._collection.tenant,
             ),
         )
 
@@ -305,14 +403,15 @@ class Writer:
             match_any("source", [prepared.document.source for prepared in replaced]),
             must_not=[match_any("document_hash", [p.document_hash for p in replaced])],
         )
-        return models.DeleteOperation(delete=models.FilterSelector(filter=older))
+        narrowed = self._collection.points.within(older)
+        return models.DeleteOperation(delete=models.FilterSelector(filter=narrowed))
 
-    def _record(self, rows: Sequence[_Row], batch: _Batch) -> None:
+    def _record(self, rows: Sequence[_Row], embedded: int) -> None:
         with self._lock:
             self.chunks += len(rows)
-            self.embedded += batch.embedded
+            self.embedded += embedded
             if self._collection.embedder is not None:
-                self.reused += max(0, len(rows) - batch.embedded)
+                self.reused += max(0, len(rows) - embedded)
             for row in rows:
                 if row.is_head:
                     self.committed_hashes.add(row.prepared.document_hash)
@@ -339,12 +438,15 @@ class Writer:
         begun = [source for key, source in sorted(self._begun) if key in self._given_up]
         for sources in batched(begun, _MAX_CHUNKS):
             partial = of_corpus(self._corpus, match_any("source", sources))
-            self._collection.client.delete(
-                self._collection.name, points_selector=models.FilterSelector(filter=partial)
-            )
+            self._collection.points.delete(partial)
         self.removed = sum(self._ledger.holds(source) for source in begun)
 
-    def _notify(self) -> None:
+    def show(self, indexing: Indexing) -> None:
+        """Report how far a server has come with indexing."""
+        with self._lock:
+            self._notify(indexing)
+
+    def _notify(self, indexing: Indexing | None = None) -> None:
         if self._progress is not None:
             self._progress(
                 Progress(
@@ -352,6 +454,7 @@ class Writer:
                     total=self._total,
                     committed=len(self.committed_hashes),
                     chunks=self.chunks,
+                    indexing=indexing,
                 )
             )
 
@@ -369,8 +472,6 @@ def _batch_size(embedder: Embedder | None) -> int:
     return min(_MAX_CHUNKS, _MAX_BATCH_BYTES // (dim * _BYTES_PER_NUMBER + _BYTES_PER_PAYLOAD))
 
 
-def _reason(error: UnexpectedResponse) -> str:
-    try:
-        return str(error.structured()["status"]["error"])
-    except (ValueError, KeyError, TypeError):
-        return str(error)
+def _is_refusal(error: Exception) -> bool:
+    """Whether some point of the request is at fault: the store's word, or the message's limits."""
+    return kind_of(error) is Failure.REFUSED or isinstance(error, ValueError)

@@ -135,7 +135,7 @@ def test_another_embedder_than_before_is_refused(here: Path) -> None:
     run("index", "notes")
     error = run_json("index", "notes", "--embedder", "hash", code=1)["error"]
     assert "holds BM25 vectors alone" in error
-    assert "ragkit drop notes" in error
+    assert "ragkit rebuild notes" in error
 
 
 def test_chunk_settings_are_kept_until_others_are_given(here: Path) -> None:

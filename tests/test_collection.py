@@ -7,8 +7,8 @@ import pytest
 from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 
-from ragkit.chunks import Chunk, Chunker
-from ragkit.collection import Collection, chunker_fingerprint
+from ragkit.chunks import Chunk, Chunker, chunker_fingerprint
+from ragkit.collection import Collection
 from ragkit.documents import Document
 from ragkit.edge import EdgeClient
 from ragkit.embeddings import HashEmbedder
@@ -189,10 +189,10 @@ def test_quantization_without_vectors_is_refused_before_anything_is_made(
 
 def test_an_alias_is_not_dropped_in_the_place_of_its_collection(client: QdrantBase) -> None:
     Indexer(Collection(client, "docs")).add(DOCUMENTS)
-    make = models.CreateAlias(collection_name="docs", alias_name="al")
+    make = models.CreateAlias(collection_name="docs.v1", alias_name="al")
     client.update_collection_aliases([models.CreateAliasOperation(create_alias=make)])
     assert Retriever(Collection(client, "al")).search("bananas")
-    with pytest.raises(CollectionError, match="'al' is an alias of 'docs'"):
+    with pytest.raises(CollectionError, match="'al' is an alias of 'docs.v1'"):
         Collection(client, "al").drop()
 
 

@@ -16,6 +16,7 @@ from ragkit.edge.responses import bad_request
 from ragkit.embeddings import HashEmbedder, Vectors
 from ragkit.errors import CollectionMismatch, DocumentError, EmbeddingError, QuotaExhausted
 from ragkit.indexer import Indexer
+from ragkit.packing import update_points
 from ragkit.reading.folders import FoundFile
 from ragkit.reports import IndexReport, Progress
 from ragkit.retriever import Retriever
@@ -242,14 +243,12 @@ def test_an_embedder_that_refuses_every_text_stops_the_run(
 def test_what_the_store_refuses_costs_only_its_document(
     client: QdrantBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = client.batch_update_points
-
-    def picky(name: str, update_operations: Sequence[Any], **options: Any) -> Any:
-        if "kryptonite" in str(update_operations):
+    def picky(client: QdrantBase, name: str, operations: Sequence[Any]) -> Any:
+        if "kryptonite" in str(operations):
             raise bad_request("kryptonite is not stored here")
-        return write(name, update_operations=update_operations, **options)
+        return update_points(client, name, operations)
 
-    monkeypatch.setattr(client, "batch_update_points", picky)
+    monkeypatch.setattr("ragkit.points.update_points", picky)
     docs = Collection(client, "notes", embedder=HashEmbedder(32))
     good = [Document(source=f"g{n}", title="t", text=f"Text {n}.") for n in range(5)]
     bad = Document(source="bad", title="t", text="Some kryptonite.")

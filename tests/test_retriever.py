@@ -10,7 +10,7 @@ from ragkit.documents import Document
 from ragkit.embeddings import HashEmbedder
 from ragkit.errors import CollectionMismatch, CollectionNotFound
 from ragkit.indexer import Indexer
-from ragkit.quantization import default_oversampling, quantization_config
+from ragkit.quantization import Quantization, default_oversampling
 from ragkit.retriever import Mode, Retriever
 
 DOCUMENTS = [
@@ -190,10 +190,8 @@ def test_exact_search_ignores_quantization(client: QdrantBase) -> None:
 
 
 def test_oversampling_follows_the_kind_of_quantization() -> None:
-    binary = quantization_config("binary", embedded=True)
-    turbo = quantization_config("auto", embedded=True)
+    binary = Quantization.binary().config
+    turbo = Quantization.auto().settled(embedded=True).config
     assert binary is not None
     assert turbo is not None
     assert (default_oversampling(binary), default_oversampling(turbo)) == (3.0, 2.0)
-    assert isinstance(turbo, models.TurboQuantization)
-    assert quantization_config("auto", embedded=False) is None

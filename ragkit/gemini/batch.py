@@ -19,7 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, TypeAlias, Unpack
 
-from ragkit.collection import Collection, chunker_fingerprint
+from ragkit.chunks import chunker_fingerprint
+from ragkit.collection import Collection
 from ragkit.edge import EdgeClient
 from ragkit.errors import CollectionMismatch
 from ragkit.gemini.batch_lines import SAMPLE_SIZE, BatchRequest, PartsWriter

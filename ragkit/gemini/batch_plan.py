@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
-from ragkit.chunks import Chunk, Chunker
-from ragkit.collection import Collection, chunker_fingerprint
+from ragkit.chunks import Chunk, Chunker, chunker_fingerprint
+from ragkit.collection import Collection
 from ragkit.errors import CollectionMismatch
 from ragkit.gemini.batch_lines import request_key
 from ragkit.gemini.batch_state import BatchJob

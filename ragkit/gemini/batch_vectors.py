@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from ragkit.chunks import Chunk
-from ragkit.collection import Collection, chunker_fingerprint
+from ragkit.chunks import Chunk, chunker_fingerprint
+from ragkit.collection import Collection
 from ragkit.documents import Document
 from ragkit.embeddings import Vectors
 from ragkit.errors import DocumentError, EmbedderUnavailable, TextsRefused

@@ -1,0 +1,234 @@
+"""The points of a collection: every read and write of points goes through here.
+
+That is what makes three promises hold everywhere: a tenant's reads and writes stay within its own
+points, what fails in passing is tried again, and a write whose outcome nobody knows is looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from qdrant_client import models
+from qdrant_client.client_base import QdrantBase
+
+from ragkit.delivery import WRITING, deliver
+from ragkit.failures import StillQueued, is_unsure
+from ragkit.packing import update_points
+from ragkit.tenancy import scoped, scoped_request
+
+_PAGE = 512  # small, so that the records of one are gone before the next comes
+_HASH = "document_hash"
+
+
+class Points:
+    """Reads and writes of one collection, within one tenant's points if it has tenants.
+
+    Args:
+        client: The store.
+        name: The collection, or an alias of it.
+        tenant: Whose points; None for all.
+        shard_key: Where the tenant's points are, in a collection sharded by tenant.
+    """
+
+    def __init__(
+        self,
+        client: QdrantBase,
+        name: str,
+        *,
+        tenant: str | None = None,
+        shard_key: str | None = None,
+    ) -> None:
+        self.client = client
+        self.name = name
+        self.tenant = tenant
+        self._shard_key = shard_key
+        # The embedded engine knows no shards, and is not to be asked for one.
+        self._selector = {} if shard_key is None else {"shard_key_selector": shard_key}
+
+    def pages(
+        self,
+        where: models.Filter | None = None,
+        *,
+        fields: Sequence[str] | bool,
+        vectors: Sequence[str] = (),
+        page: int = _PAGE,
+    ) -> Iterator[list[models.Record]]:
+        """The records that match, in the order of their ids, in lists of at most `page`."""
+        offset: models.ExtendedPointId | None = None
+        while True:
+            records, offset = self._page(where, fields, vectors, page, offset)
+            if records:
+                yield records
+            if offset is None:
+                return
+
+    def scroll(
+        self,
+        where: models.Filter | None = None,
+        *,
+        fields: Sequence[str] | bool,
+        vectors: Sequence[str] = (),
+        page: int = _PAGE,
+    ) -> Iterator[models.Record]:
+        """As `pages`, one record after the other."""
+        for records in self.pages(where, fields=fields, vectors=vectors, page=page):
+            yield from records
+
+    def retrieve(
+        self, ids: Sequence[str], *, fields: Sequence[str] | bool, vectors: Sequence[str] = ()
+    ) -> dict[str, models.Record]:
+        """The records of these ids that are there, by id."""
+        if not ids:
+            return {}
+        # By a filter, since only that can be narrowed to a tenant.
+        these = models.Filter(must=[models.HasIdCondition(has_id=list(ids))])
+        found = self.scroll(these, fields=fields, vectors=vectors, page=len(ids))
+        return {str(record.id): record for record in found}
+
+    def count(self, where: models.Filter | None = None) -> int:
+        """How many match, exactly."""
+        return deliver(
+            lambda: self.client.count(
+                self.name, count_filter=scoped(where, self.tenant), exact=True, **self._selector
+            ),
+            what=self._what("counting"),
+        ).count
+
+    def facet(self, key: str, where: models.Filter | None = None, *, limit: int) -> dict[str, int]:
+        """How many points have each value of an indexed key, exactly.
+
+        Args:
+            key: The payload key.
+            where: Among which points.
+            limit: The most values to return, those of the most points first.
+        """
+        answer = deliver(
+            lambda: self.client.facet(
+                self.name,
+                key,
+                facet_filter=scoped(where, self.tenant),
+                limit=max(1, limit),
+                exact=True,
+                **self._selector,
+            ),
+            what=self._what("reading"),
+        )
+        return {str(hit.value): hit.count for hit in answer.hits}
+
+    def query(self, requests: Sequence[models.QueryRequest]) -> list[models.QueryResponse]:
+        """Answer searches, in one call."""
+        own = [scoped_request(request, self.tenant) for request in requests]
+        if self._shard_key is not None:
+            own = [each.model_copy(update={"shard_key": self._shard_key}) for each in own]
+        answers: list[models.QueryResponse] = deliver(
+            lambda: self.client.query_batch_points(self.name, requests=own),
+            what=self._what("searching"),
+        )
+        return answers
+
+    def update(
+        self,
+        operations: Sequence[models.UpdateOperation],
+        *,
+        expected: Mapping[str, str] | None = None,
+    ) -> None:
+        """Carry out writes, one after the other, and return when they can be read.
+
+        Of a tenant, the caller sees to it that the points are its own and that filters are made
+        by `within`.
+
+        Args:
+            operations: As `batch_update_points` takes them; dense vectors may be numpy rows.
+            expected: Point id to document hash of all that is upserted: where the outcome of an
+                attempt is unknown, what is there already is not sent again.
+        """
+        attempt = _Attempt(self, [self._placed(each) for each in operations], expected or {})
+        deliver(attempt, what=self._what("writing to"), retry=WRITING)
+
+    def delete(self, where: models.Filter) -> None:
+        """Delete what matches."""
+        selector = models.FilterSelector(filter=self.within(where))
+        self.update([models.DeleteOperation(delete=selector)])
+
+    def within(self, where: models.Filter) -> models.Filter:
+        """The filter narrowed to the tenant's points."""
+        return scoped(where, self.tenant) or where
+
+    def have(self, expected: Mapping[str, str]) -> bool:
+        """Whether all points of these ids are there with these document hashes."""
+        found = self.retrieve(list(expected), fields=[_HASH])
+        return all(
+            key in found and (found[key].payload or {}).get(_HASH) == value
+            for key, value in expected.items()
+        )
+
+    def send(self, operations: Sequence[models.UpdateOperation]) -> None:
+        """One attempt at a write.
+
+        Raises:
+            StillQueued: It was accepted, and is not done yet.
+        """
+        for result in update_points(self.client, self.name, operations):
+            if result.status is not models.UpdateStatus.COMPLETED:
+                raise StillQueued(f"the write was {result.status}, not completed, in time")
+
+    def _page(
+        self,
+        where: models.Filter | None,
+        fields: Sequence[str] | bool,
+        vectors: Sequence[str],
+        page: int,
+        offset: models.ExtendedPointId | None,
+    ) -> tuple[list[models.Record], models.ExtendedPointId | None]:
+        return deliver(
+            lambda: self.client.scroll(
+                self.name,
+                scroll_filter=scoped(where, self.tenant),
+                limit=page,
+                offset=offset,
+                with_payload=fields if isinstance(fields, bool) else list(fields),
+                with_vectors=list(vectors) or False,
+                **self._selector,
+            ),
+            what=self._what("reading"),
+        )
+
+    def _placed(self, operation: models.UpdateOperation) -> models.UpdateOperation:
+        """The operation with the shard it goes to."""
+        if self._shard_key is None:
+            return operation
+        (field,) = type(operation).model_fields
+        placed = getattr(operation, field).model_copy(update={"shard_key": self._shard_key})
+        return operation.model_copy(update={field: placed})
+
+    def _what(self, doing: str) -> str:
+        return f"{doing} collection {self.name!r}"
+
+
+class _Attempt:
+    """Attempts at one write: after one of unknown outcome, what has arrived is not sent again."""
+
+    def __init__(
+        self,
+        points: Points,
+        operations: list[models.UpdateOperation],
+        expected: Mapping[str, str],
+    ) -> None:
+        self._points = points
+        self._operations = operations
+        self._expected = expected
+        self._unsure = False
+
+    def __call__(self) -> None:
+        if self._unsure and self._expected and self._points.have(self._expected):
+            # The deletions after the upserts may still be owed.
+            self._operations = [
+                each for each in self._operations if not isinstance(each, models.UpsertOperation)
+            ]
+        if not self._operations:
+            return
+        try:
+            self._points.send(self._operations)
+        except BaseException as exc:
+            self._unsure = self._unsure or is_unsure(exc)
+            raise
