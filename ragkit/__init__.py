@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from ragkit.reports import CollectionStatus, IndexPlan, IndexReport, Progress
     from ragkit.retriever import Hit, Retriever
     from ragkit.sparse import Bm25Encoder
-    from ragkit.stores import connect
+    from ragkit.stores import aconnect, connect
     from ragkit.tokens import estimate_tokens
     from ragkit.usage import Forecast, Usage
 
@@ -91,7 +91,7 @@ _HOMES = {
     "ragkit.reports": ["CollectionStatus", "IndexPlan", "IndexReport", "Progress"],
     "ragkit.retriever": ["Hit", "Retriever"],
     "ragkit.sparse": ["Bm25Encoder"],
-    "ragkit.stores": ["connect"],
+    "ragkit.stores": ["aconnect", "connect"],
     "ragkit.tokens": ["estimate_tokens"],
     "ragkit.usage": ["Forecast", "Usage"],
 }
@@ -141,6 +141,7 @@ __all__ = [
     "StoreUnavailable",
     "TextsRefused",
     "Usage",
+    "aconnect",
     "connect",
     "estimate_tokens",
     "parse_document",

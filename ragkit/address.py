@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ _REST_PORT = 6333  # what qdrant-client too takes a URL without a port to mean, 
 _GRPC_PORT = 6334
 _PROXY_PORTS = (80, 443)  # the port after one of these is nobody's; Qdrant Cloud has 6334
 _LAST_PORT = 65535
+_HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")  # a name in ASCII, or an IPv6 address
 
 # Qdrant closes an HTTP connection that was idle for 5 s (`http_keep_alive_timeout_sec`): give it up
 # before that, so that no request meets one that is closing. Without limits of ours qdrant-client
@@ -198,7 +200,8 @@ def parse(
     if address.key is not None and not is_private:
         raise ValueError(
             f"over plain http the API key can be read on its way to {host}: use https, or an SSH "
-            "tunnel and http://localhost; allow_insecure_key=True is for a network of your own"
+            "tunnel and http://localhost; allow_insecure_key=True (QDRANT_ALLOW_INSECURE_KEY=1 "
+            "for the command line) is for a network of your own"
         )
     return address
 
@@ -215,6 +218,8 @@ def _split(url: str) -> tuple[str, str, int | None, str]:
         raise ValueError(
             f"{EXPECTED}; this URL has a user, a query or a fragment: pass a key as api_key"
         )
+    if host and not _HOST.fullmatch(host):
+        raise ValueError(f"{EXPECTED}; this URL cannot be read")
     if not host or port == 0:
         raise ValueError(f"{EXPECTED}; this URL names no {'port' if host else 'host'}")
     return parts.scheme, f"[{host}]" if ":" in host else host, port, parts.path.rstrip("/")

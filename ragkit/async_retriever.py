@@ -11,11 +11,12 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from qdrant_client import AsyncQdrantClient, models
+from qdrant_client.conversions import common_types as types
 
-from ragkit.delivery import adeliver
+from ragkit.delivery import READING, adeliver
 from ragkit.embeddings import Embedder, Vectors, checked_vectors, embed_query
 from ragkit.errors import CollectionNotFound
-from ragkit.failures import Failure, kind_of
+from ragkit.failures import Failure, kind_of, lacks_shard_key
 from ragkit.manifest import Manifest, check_complete, check_embedder
 from ragkit.search_request import (
     Hit,
@@ -150,12 +151,14 @@ class AsyncRetriever:
         row: Vectors = checked_vectors(vector[None, ...], shape=(1, embedder.dim), origin=origin)[0]
         return row
 
-    async def _send(self, request: models.QueryRequest) -> models.QueryResponse:
+    async def _send(self, request: models.QueryRequest) -> types.QueryResponse:
         try:
             (response,) = await self._ask(
                 lambda: self._client.query_batch_points(self._name, requests=[request]), "searching"
             )
         except Exception as exc:
+            if request.shard_key is not None and lacks_shard_key(exc):
+                return types.QueryResponse(points=[])  # a tenant that has not written yet
             kind = kind_of(exc)
             if kind in (Failure.NOT_FOUND, Failure.REFUSED):
                 self._searchable.forget()  # it may have been made anew since it was read
@@ -171,7 +174,7 @@ class AsyncRetriever:
             async with slots:  # not held while waiting for another attempt
                 return await call()
 
-        return await adeliver(attempt, what=f"{doing} collection {self._name!r}")
+        return await adeliver(attempt, what=f"{doing} collection {self._name!r}", retry=READING)
 
     async def _names(self) -> str:
         held = (await self._ask(self._client.get_aliases, "looking for")).aliases

@@ -108,6 +108,15 @@ class Chunker:
         return f"ragkit/{_VERSION} max_tokens={self.max_tokens} overlap={self.overlap}"
 
     @classmethod
+    def fitting(cls, max_tokens: int) -> Chunker:
+        """The default, or as much shorter as goes with an embedder that reads so many tokens."""
+        default = cls()
+        room = max_tokens * 3 // 4  # a quarter is left for the title
+        if room >= default.max_tokens:
+            return default
+        return cls(max_tokens=room, overlap=min(default.overlap, room // 6))
+
+    @classmethod
     def from_fingerprint(cls, fingerprint: str) -> Chunker | None:
         """The chunker of these settings, whatever its version; None if it is not one of these."""
         found = _FINGERPRINT.fullmatch(fingerprint)

@@ -123,7 +123,8 @@ def store(db: str | None) -> Iterator[QdrantBase]:
 
     place = location(db)
     api_key = os.environ.get("QDRANT_API_KEY") if "://" in place else None
-    client = connect(place, api_key=api_key)
+    insecure = os.environ.get("QDRANT_ALLOW_INSECURE_KEY") == "1"
+    client = connect(place, api_key=api_key, allow_insecure_key=insecure)
     try:
         yield client
     finally:
@@ -153,6 +154,17 @@ def existing(client: QdrantBase, name: str | None, *, tenant: str | None = None)
     from ragkit.collection import Collection
     from ragkit.embedders import embedder_of
 
+    name = name_meant(client, name)
+    fingerprint = Collection(client, name).open().embedder
+    embedder = embedder_of(fingerprint)
+    if fingerprint is not None and embedder is None:
+        note = f"its vectors are of {fingerprint}, which only Python can bring: keywords alone"
+        typer.echo(f"collection {name!r}: {note}", err=True)
+    return Collection(client, name, embedder=embedder, tenant=tenant)
+
+
+def name_meant(client: QdrantBase, name: str | None) -> str:
+    """The name asked for, or that of the only collection that ragkit has made."""
     known = names(client)
     if name is None:
         known = known if len(known) < 2 else [each for each in known if is_ours(client, each)]
@@ -160,15 +172,10 @@ def existing(client: QdrantBase, name: str | None, *, tenant: str | None = None)
             there = f"there are {len(known)}: {', '.join(known)}" if known else "there is none"
             remedy = "say which with --collection" if known else "make one: ragkit index FOLDER"
             raise typer.BadParameter(f"which collection? {there}; {remedy}")
-        name = known[0]
-    elif not client.collection_exists(name):
+        return known[0]
+    if not client.collection_exists(name):
         raise typer.BadParameter(no_such(name, known))
-    fingerprint = Collection(client, name).open().embedder
-    embedder = embedder_of(fingerprint)
-    if fingerprint is not None and embedder is None:
-        note = f"its vectors are of {fingerprint}, which only Python can bring: keywords alone"
-        typer.echo(f"collection {name!r}: {note}", err=True)
-    return Collection(client, name, embedder=embedder, tenant=tenant)
+    return name
 
 
 def is_ours(client: QdrantBase, name: str) -> bool:

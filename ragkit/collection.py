@@ -31,6 +31,7 @@ from ragkit.points import Points
 from ragkit.quantization import SCAN_LIMIT, AnyQuantization, Quantization
 from ragkit.reports import CollectionStatus
 from ragkit.schema import DENSE, match
+from ragkit.server import TURBO_QUANTIZATION, require, require_minimum
 from ragkit.sparse import Bm25Encoder
 from ragkit.tenancy import check_tenant
 from ragkit.versions import base, names, next_version, physical, versions
@@ -207,6 +208,7 @@ class Collection:
             avg_len: BM25's average passage length, measured on the first chunks.
         """
         self.check_new()
+        require_minimum(self.client)
         tenancy = "shard" if self._shard_by_tenant else "payload" if self.tenant else None
         made = self.create_version(
             Manifest(
@@ -234,6 +236,7 @@ class Collection:
             info = self.client.get_collection(held[-1])
             if not info.points_count and manifest.alike(info.config.metadata):
                 return held[-1]
+        self._check_server(self._quantization)
         made = next_version(self.client, self.name)
         asked = creation(
             embedded=self.embedded,
@@ -280,7 +283,9 @@ class Collection:
         if self._chunker is not None:
             return self._chunker
         made_with = Chunker.from_fingerprint(self._manifest.chunker) if self._manifest else None
-        return made_with or self._default_chunker()
+        return made_with or (
+            Chunker.fitting(self.embedder.max_tokens) if self.embedder else Chunker()
+        )
 
     @property
     def bm25(self) -> Bm25Encoder:
@@ -336,6 +341,7 @@ class Collection:
                 "the embedded engine cannot take quantization away from a collection: "
                 f'"ragkit rebuild {self.name} --quantization none" makes one without'
             )
+        self._check_server(wanted)
         self._quantization = wanted
         self._requantize(wanted, replace(manifest, quantization=wanted.name))
         if isinstance(self.client, EdgeClient):
@@ -456,21 +462,16 @@ class Collection:
                 f"{reason(exc)} (shard_by_tenant needs a server in cluster mode)"
             ) from exc
 
+    def _check_server(self, quantization: Quantization) -> None:
+        # Over gRPC a server passes over what it does not know.
+        if isinstance(quantization.config, models.TurboQuantization):
+            require(self.client, TURBO_QUANTIZATION)
+
     def _ask(self, action: Callable[[], T], doing: str = "reading", retry: Retry = READING) -> T:
         return deliver(action, what=f"{doing} collection {self.name!r}", retry=retry)
 
     def _info(self) -> models.CollectionInfo:
         return self._ask(lambda: self.client.get_collection(self.name))
-
-    def _default_chunker(self) -> Chunker:
-        default = Chunker()
-        if self.embedder is None:
-            return default
-        # A quarter of what a short-sighted embedder reads is left for the title.
-        fitting = self.embedder.max_tokens * 3 // 4
-        if fitting >= default.max_tokens:
-            return default
-        return Chunker(max_tokens=fitting, overlap=min(default.overlap, fitting // 6))
 
     def _outgrew_scan(self, config: models.CollectionConfig, points: int) -> bool:
         scanned = config.quantization_config is not None and config.hnsw_config.m == 0

@@ -6,7 +6,9 @@ import asyncio
 import itertools
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from json import JSONDecodeError
 from typing import Any, TypeVar
 
 import grpc
@@ -27,7 +29,8 @@ READING = Retry(timeout_s=60.0, deadline_s=30.0)
 
 # How many attempts a failure of each kind is worth within the deadline; others are final.
 _TRIES = {Failure.BUSY: 1_000, Failure.UNREACHABLE: 1_000, Failure.BROKEN: 5}
-_FOREIGN = (ApiException, QdrantException, grpc.RpcError)
+# An answer that is not JSON leaves the client of REST as it comes.
+_FOREIGN = (ApiException, QdrantException, grpc.RpcError, JSONDecodeError)
 
 
 def deliver(
@@ -88,17 +91,19 @@ class _Failed:
 
 def _steps(what: str, retry: Retry) -> Steps[Any]:
     started = retry.clock()
+    failures: Counter[Failure] = Counter()
     for tried in itertools.count(1):
         outcome = yield Send(None, retry.timeout_s, tried)
         if not isinstance(outcome, _Failed):
             return outcome
         error = outcome.error
-        tries = _TRIES.get(kind_of(error))
-        if tries is None:
+        kind = kind_of(error)
+        failures[kind] += 1
+        if kind not in _TRIES:
             raise final(error, what)
         wait = max(retry_after_s(error) or 0.0, retry.backoff(tried))
         spent = retry.clock() - started
-        if tried >= tries or spent + wait >= retry.deadline_s:
+        if failures[kind] >= _TRIES[kind] or spent + wait >= retry.deadline_s:
             tally = f"{tried} attempt{'s' if tried > 1 else ''} in {spent:.0f} s"
             raise StoreUnavailable(f"{what} failed: {reason(error)} ({tally})") from error
         _logger.info("%s: %s; attempt %d in %.1f s", what, reason(error), tried + 1, wait)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ragkit.embeddings import Embedder, HashEmbedder
 from ragkit.gemini.embedder import GeminiEmbedder
 
@@ -19,3 +21,23 @@ def embedder_of(
     return HashEmbedder.from_fingerprint(fingerprint) or GeminiEmbedder.from_fingerprint(
         fingerprint, rpm=rpm, tpm=tpm
     )
+
+
+def with_dim(
+    fingerprint: str | None, dim: int, *, rpm: float | None = None, tpm: float | None = None
+) -> Embedder | None:
+    """As `embedder_of`, at another width."""
+    resized = re.sub(r"\bdim=\d+", f"dim={dim}", fingerprint or "")
+    return embedder_of(resized, rpm=rpm, tpm=tpm)
+
+
+def is_cut_of(narrow: str | None, wide: str | None) -> bool:
+    """Whether the vectors of one fingerprint are those of the other cut short, at unit length.
+
+    So it is with Gemini's models, whose first components hold the most (Kusupati et al. 2022,
+    "Matryoshka Representation Learning").
+    """
+    here, there = GeminiEmbedder.from_fingerprint(narrow), GeminiEmbedder.from_fingerprint(wide)
+    if here is None or there is None or narrow is None or here.dim >= there.dim:
+        return False
+    return narrow.replace(f"dim={here.dim} ", f"dim={there.dim} ") == wide

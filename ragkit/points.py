@@ -6,15 +6,19 @@ points, what fails in passing is tried again, and a write whose outcome nobody k
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
+from qdrant_client.conversions import common_types as types
 
 from ragkit.delivery import WRITING, deliver
-from ragkit.failures import StillQueued, is_unsure
+from ragkit.failures import Failure, StillQueued, is_unsure, kind_of, lacks_shard_key
 from ragkit.packing import update_points
 from ragkit.tenancy import scoped, scoped_request
+
+T = TypeVar("T")
 
 _PAGE = 512  # small, so that the records of one are gone before the next comes
 _HASH = "document_hash"
@@ -75,7 +79,11 @@ class Points:
             yield from records
 
     def retrieve(
-        self, ids: Sequence[str], *, fields: Sequence[str] | bool, vectors: Sequence[str] = ()
+        self,
+        ids: Sequence[models.ExtendedPointId],
+        *,
+        fields: Sequence[str] | bool,
+        vectors: Sequence[str] = (),
     ) -> dict[str, models.Record]:
         """The records of these ids that are there, by id."""
         if not ids:
@@ -87,12 +95,15 @@ class Points:
 
     def count(self, where: models.Filter | None = None) -> int:
         """How many match, exactly."""
-        return deliver(
-            lambda: self.client.count(
-                self.name, count_filter=scoped(where, self.tenant), exact=True, **self._selector
+        return self._read(
+            lambda: (
+                self.client.count(
+                    self.name, count_filter=scoped(where, self.tenant), exact=True, **self._selector
+                ).count
             ),
-            what=self._what("counting"),
-        ).count
+            "counting",
+            nothing=0,
+        )
 
     def facet(self, key: str, where: models.Filter | None = None, *, limit: int) -> dict[str, int]:
         """How many points have each value of an indexed key, exactly.
@@ -102,29 +113,33 @@ class Points:
             where: Among which points.
             limit: The most values to return, those of the most points first.
         """
-        answer = deliver(
-            lambda: self.client.facet(
-                self.name,
-                key,
-                facet_filter=scoped(where, self.tenant),
-                limit=max(1, limit),
-                exact=True,
-                **self._selector,
+        none: list[models.FacetValueHit] = []
+        hits = self._read(
+            lambda: (
+                self.client.facet(
+                    self.name,
+                    key,
+                    facet_filter=scoped(where, self.tenant),
+                    limit=max(1, limit),
+                    exact=True,
+                    **self._selector,
+                ).hits
             ),
-            what=self._what("reading"),
+            "reading",
+            nothing=none,
         )
-        return {str(hit.value): hit.count for hit in answer.hits}
+        return {str(hit.value): hit.count for hit in hits}
 
-    def query(self, requests: Sequence[models.QueryRequest]) -> list[models.QueryResponse]:
+    def query(self, requests: Sequence[models.QueryRequest]) -> list[types.QueryResponse]:
         """Answer searches, in one call."""
         own = [scoped_request(request, self.tenant) for request in requests]
         if self._shard_key is not None:
             own = [each.model_copy(update={"shard_key": self._shard_key}) for each in own]
-        answers: list[models.QueryResponse] = deliver(
+        return self._read(
             lambda: self.client.query_batch_points(self.name, requests=own),
-            what=self._what("searching"),
+            "searching",
+            nothing=[types.QueryResponse(points=[]) for _ in own],
         )
-        return answers
 
     def update(
         self,
@@ -155,12 +170,11 @@ class Points:
         return scoped(where, self.tenant) or where
 
     def have(self, expected: Mapping[str, str]) -> bool:
-        """Whether all points of these ids are there with these document hashes."""
-        found = self.retrieve(list(expected), fields=[_HASH])
-        return all(
-            key in found and (found[key].payload or {}).get(_HASH) == value
-            for key, value in expected.items()
-        )
+        """Whether all points of these ids are there with these document hashes; asked once."""
+        these = models.Filter(must=[models.HasIdCondition(has_id=list(expected))])
+        records, _ = self._read_page(these, [_HASH], (), len(expected), None)
+        found = {str(record.id): (record.payload or {}).get(_HASH) for record in records}
+        return found == dict(expected)
 
     def send(self, operations: Sequence[models.UpdateOperation]) -> None:
         """One attempt at a write.
@@ -180,18 +194,37 @@ class Points:
         page: int,
         offset: models.ExtendedPointId | None,
     ) -> tuple[list[models.Record], models.ExtendedPointId | None]:
-        return deliver(
-            lambda: self.client.scroll(
-                self.name,
-                scroll_filter=scoped(where, self.tenant),
-                limit=page,
-                offset=offset,
-                with_payload=fields if isinstance(fields, bool) else list(fields),
-                with_vectors=list(vectors) or False,
-                **self._selector,
-            ),
-            what=self._what("reading"),
+        none: tuple[list[models.Record], models.ExtendedPointId | None] = ([], None)
+        return self._read(
+            lambda: self._read_page(where, fields, vectors, page, offset), "reading", nothing=none
         )
+
+    def _read_page(
+        self,
+        where: models.Filter | None,
+        fields: Sequence[str] | bool,
+        vectors: Sequence[str],
+        page: int,
+        offset: models.ExtendedPointId | None,
+    ) -> tuple[list[models.Record], models.ExtendedPointId | None]:
+        return self.client.scroll(
+            self.name,
+            scroll_filter=scoped(where, self.tenant),
+            limit=page,
+            offset=offset,
+            with_payload=fields if isinstance(fields, bool) else list(fields),
+            with_vectors=list(vectors) or False,
+            **self._selector,
+        )
+
+    def _read(self, action: Callable[[], T], doing: str, *, nothing: T) -> T:
+        """What a read gives; `nothing` for a tenant whose shards are not there yet."""
+        try:
+            return deliver(action, what=self._what(doing))
+        except Exception as exc:
+            if self._shard_key is not None and lacks_shard_key(exc):
+                return nothing
+            raise
 
     def _placed(self, operation: models.UpdateOperation) -> models.UpdateOperation:
         """The operation with the shard it goes to."""
@@ -220,7 +253,7 @@ class _Attempt:
         self._unsure = False
 
     def __call__(self) -> None:
-        if self._unsure and self._expected and self._points.have(self._expected):
+        if self._unsure and self._expected and self._has_arrived():
             # The deletions after the upserts may still be owed.
             self._operations = [
                 each for each in self._operations if not isinstance(each, models.UpsertOperation)
@@ -232,3 +265,12 @@ class _Attempt:
         except BaseException as exc:
             self._unsure = self._unsure or is_unsure(exc)
             raise
+
+    def _has_arrived(self) -> bool:
+        # Asked once: an outage is waited for as long as a write is worth, not as a read.
+        try:
+            return self._points.have(self._expected)
+        except Exception as exc:
+            if kind_of(exc) is not Failure.REFUSED:
+                raise
+            return False  # strict mode forbids the question, and sending again does no harm

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qdrant_client import models
+from qdrant_client.conversions import common_types as types
 
 from ragkit.collection import Collection
 from ragkit.embeddings import embed_query
@@ -98,7 +99,7 @@ class Retriever:
             tenant=collection.tenant,
         )
 
-    def _send(self, request: models.QueryRequest) -> models.QueryResponse:
+    def _send(self, request: models.QueryRequest) -> types.QueryResponse:
         try:
             (response,) = self._collection.points.query([request])
         except Exception as exc:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 from qdrant_client import models
+from qdrant_client.conversions import common_types as types
 
 from ragkit.embeddings import Embedder, Vectors
 from ragkit.errors import CollectionMismatch
@@ -193,7 +194,7 @@ def query_request(
     return scoped_request(request, where.tenant)
 
 
-def hits(response: models.QueryResponse) -> list[Hit]:
+def hits(response: types.QueryResponse) -> list[Hit]:
     """What was found, best first, and equal scores by id: a server leaves their order to chance."""
     return [_hit(point) for point in sorted(response.points, key=_rank)]
 

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.client_base import QdrantBase
 
-from ragkit.delivery import adeliver, deliver
+from ragkit.delivery import deliver
 from ragkit.edge import EdgeClient
 from ragkit.errors import ServerTooOld
 
@@ -61,12 +61,6 @@ TURBO_QUANTIZATION = Feature(
     since=Version(1, 18, 0),
     instead="use quantization='scalar'",
 )
-MEMORY_TIERS = Feature(
-    name="placing data by memory tier",
-    since=Version(1, 19, 0),
-    instead="use on_disk and always_ram",
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerInfo:
@@ -131,21 +125,19 @@ def server_info(client: QdrantBase) -> ServerInfo | None:
     return _known[client]
 
 
-async def aserver_info(client: AsyncQdrantClient) -> ServerInfo:
-    """As `server_info`."""
-    if client not in _known:
-        remember(client, read_info(await adeliver(client.info, what=_ASKING)))
-    return _known[client]
+def require_minimum(client: QdrantBase) -> None:
+    """Check that ragkit can work with the store.
 
-
-def has(client: QdrantBase, feature: Feature) -> bool:
-    """Whether the store can do that; the embedded engine always, or it says no by itself."""
+    Raises:
+        ServerTooOld: It is too old a server.
+    """
     info = server_info(client)
-    return info is None or info.has(feature)
+    if info is not None:
+        info.require_minimum()
 
 
 def require(client: QdrantBase, feature: Feature) -> None:
-    """Check that the store can do that; the embedded engine says no by itself.
+    """Check that a server can do that; the embedded engine says no by itself.
 
     Raises:
         ServerTooOld: It cannot.

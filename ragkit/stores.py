@@ -30,6 +30,8 @@ _logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# Longer than a server's own 60 s, so that it is the server that says what became of a call.
+_TIMEOUT_S = 75.0
 _REST_ANSWER_S = 10.0
 _GRPC_ANSWER_S = 3.0
 _LOOKS = 3  # at what both ports list, since a collection may come or go between two calls
@@ -40,7 +42,7 @@ def connect(
     location: str | Path,
     *,
     api_key: str | None = None,
-    timeout_s: float = 60.0,
+    timeout_s: float = _TIMEOUT_S,
     grpc_port: int | None = None,
     prefer_grpc: bool = True,
     allow_insecure_key: bool = False,
@@ -95,7 +97,7 @@ async def aconnect(
     location: str,
     *,
     api_key: str | None = None,
-    timeout_s: float = 60.0,
+    timeout_s: float = _TIMEOUT_S,
     grpc_port: int | None = None,
     prefer_grpc: bool = True,
     allow_insecure_key: bool = False,

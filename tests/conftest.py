@@ -7,7 +7,8 @@ Which real server is taken, and when those marked `server` are skipped, is in `s
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -33,15 +34,30 @@ def edge(tmp_path: Path) -> Iterator[EdgeClient]:
 
 
 @pytest.fixture(params=_STORES)
-def client(request: pytest.FixtureRequest) -> Iterator[QdrantBase]:
-    """Each store in turn, without collections; what a test makes on a server goes with it."""
-    if request.param == "edge":
-        yield request.getfixturevalue("edge")
-        return
-    where = "server" if request.param.startswith("server") else "standin"
-    server: Server = request.getfixturevalue(where)
-    with opened(server, prefer_grpc=request.param.endswith("grpc")) as client, tidied(client):
-        yield client
+def client(request: pytest.FixtureRequest, open_store: Callable[[str], QdrantBase]) -> QdrantBase:
+    """Each store in turn, without collections."""
+    return open_store(request.param)
+
+
+@pytest.fixture
+def open_store(request: pytest.FixtureRequest) -> Iterator[Callable[[str], QdrantBase]]:
+    """Opens "edge"; "rest" or "grpc" of the stand-in; "server-rest" or "server-grpc".
+
+    The clients are closed after the test, and what they made on a server goes.
+    """
+    with ExitStack() as closing:
+
+        def open_one(store: str) -> QdrantBase:
+            if store == "edge":
+                edge: EdgeClient = request.getfixturevalue("edge")
+                return edge
+            where, _, protocol = store.rpartition("-")
+            server: Server = request.getfixturevalue(where or "standin")
+            client = closing.enter_context(opened(server, prefer_grpc=protocol == "grpc"))
+            closing.enter_context(tidied(client))
+            return client
+
+        yield open_one
 
 
 @pytest.fixture(scope="session")

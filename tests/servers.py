@@ -41,7 +41,7 @@ _DEFAULT_PORT = 6333
 _START_TIMEOUT_S = 60.0
 # A node that was killed gets its shards back from the others first.
 _WHOLE_TIMEOUT_S = 120.0
-_STOP_TIMEOUT_S = 10.0
+_STOP_TIMEOUT_S = 5.0
 _DOCKER_TIMEOUT_S = 10.0
 _PAUSE_S = 0.1
 _ATTEMPTS = 3
@@ -122,8 +122,9 @@ class Node:
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             self._process = self._spawn(log)
+        what = f"{self.server.url} to be ready; what it printed is in {self._log}"
         try:
-            wait_until(self.server.is_ready, f"{self.server.url} to be ready", check=self.check)
+            wait_until(self.server.is_ready, what, check=self.check)
         except BaseException:
             self.stop()
             raise
@@ -224,40 +225,55 @@ class Cluster:
 
     def wait_until_whole(self) -> None:
         """Wait until every node knows the others and the same leader, and all replicas work."""
-        wait_until(
-            self._is_whole, "the cluster to be whole", check=self._check, timeout_s=_WHOLE_TIMEOUT_S
-        )
+        try:
+            wait_until(
+                lambda: not self.lacks(),
+                "the cluster to be whole",
+                check=self._check,
+                timeout_s=_WHOLE_TIMEOUT_S,
+            )
+        except ServerDied as exc:
+            exc.add_note(f"what it lacks: {self.lacks()}")
+            raise
+
+    def lacks(self) -> str:
+        """What keeps it from being whole; empty if nothing does."""
+        idle = [server.url for server in self.servers if not server.is_ready()]
+        if idle:
+            return f"{', '.join(idle)} not ready"
+        try:
+            states = [server.get("/cluster") for server in self.servers]
+            if not _agree(states):
+                return f"nodes that agree, got {states}"
+            broken = [shard for server in self.servers for shard in _broken_shards(server)]
+            return f"working replicas, got {broken}" if broken else ""
+        except httpx.HTTPError as exc:
+            return f"answers, got {exc!r}"
 
     def _check(self) -> None:
         for node in self.nodes:
             node.check()
 
-    def _is_whole(self) -> bool:
-        if not all(server.is_ready() for server in self.servers):
-            return False
-        try:
-            states = [server.get("/cluster") for server in self.servers]
-            return _agree(states, len(self.servers)) and all(map(_replicas_work, self.servers))
-        except httpx.HTTPError:
-            return False
 
-
-def _agree(states: Sequence[dict[str, Any]], size: int) -> bool:
+def _agree(states: Sequence[dict[str, Any]]) -> bool:
+    """Whether all nodes know one another and follow one leader."""
     if any(state["status"] != "enabled" for state in states):
         raise RuntimeError("expected the nodes of a cluster, got servers that run alone")
     leaders = {state["raft_info"]["leader"] for state in states}
     voters = all(state["raft_info"]["is_voter"] for state in states)
     sizes = {len(state["peers"]) for state in states}
-    return voters and sizes == {size} and len(leaders) == 1 and leaders != {None}
+    return voters and sizes == {len(states)} and len(leaders) == 1 and all(leaders)
 
 
-def _replicas_work(server: Server) -> bool:
+def _broken_shards(server: Server) -> list[dict[str, Any]]:
+    """Replicas, as a node sees them, that do not work or are on their way to another node."""
+    broken = []
     for collection in server.get("/collections")["collections"]:
         state = server.get(f"/collections/{collection['name']}/cluster")
         shards = [*state["local_shards"], *state["remote_shards"]]
-        if state["shard_transfers"] or any(shard["state"] != "Active" for shard in shards):
-            return False
-    return True
+        broken += [shard for shard in shards if shard["state"] != "Active"]
+        broken += state["shard_transfers"]
+    return broken
 
 
 @contextmanager
@@ -399,8 +415,9 @@ def _given(url: str, *, grpc_port: str | None = None) -> Server:
 
 
 def _grpc_port(url: str) -> int:
-    """Where gRPC is unless something else is said: one above REST."""
-    return (urlsplit(url).port or _DEFAULT_PORT) + 1
+    """Where gRPC is unless something else is said: one above REST, or where it always was."""
+    port = urlsplit(url).port or _DEFAULT_PORT
+    return _DEFAULT_PORT + 1 if port in (80, 443) else port + 1
 
 
 def wait_until(

@@ -1,9 +1,17 @@
 from __future__ import annotations
 
+import inspect
+import random
+from dataclasses import fields
+from typing import get_args
+
 import numpy as np
 import pytest
 from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
+from qdrant_client.conversions import common_types as types
+
+from ragkit.async_retriever import AsyncRetriever
 
 from ragkit.collection import Collection
 from ragkit.documents import Document
@@ -12,6 +20,8 @@ from ragkit.errors import CollectionMismatch, CollectionNotFound
 from ragkit.indexer import Indexer
 from ragkit.quantization import Quantization, default_oversampling
 from ragkit.retriever import Mode, Retriever
+from ragkit.search_request import Search, Searchable, hits, query_request
+from ragkit.tenancy import TENANT
 
 DOCUMENTS = [
     Document(source="keys.md", title="API keys", text="Rotate the keys every 90 days.",
@@ -92,6 +102,88 @@ def test_identical_passages_come_in_the_same_order_every_time(client: QdrantBase
     assert len(set(first)) == 7
     for _ in range(20):
         assert [hit.id for hit in Retriever(docs).search("rotate keys", limit=7)] == first
+
+
+def test_equal_scores_come_in_the_order_of_ids_whatever_a_server_returns() -> None:
+    payload = {"text": "t", "title": "", "source": "", "corpus": "", "start": 0, "end": 1}
+    points = [
+        models.ScoredPoint(id=key, version=0, score=score, payload={**payload, "ordinal": 0})
+        for key, score in (("d", 0.5), ("a", 0.7), ("b", 0.5), ("c", 0.5), ("e", 0.4))
+    ]
+    for _ in range(5):
+        random.shuffle(points)
+        found = hits(types.QueryResponse(points=points))
+        assert [hit.id for hit in found] == ["a", "b", "c", "d", "e"]
+
+
+def test_a_tenant_finds_its_own_passages_alone(client: QdrantBase) -> None:
+    for tenant in ("acme", "umbrella"):
+        theirs = Collection(client, "shared", embedder=HashEmbedder(64), tenant=tenant)
+        Indexer(theirs).add(
+            Document(source=f"{tenant} {n}", title="Keys", text=f"Rotate key {n}.")
+            for n in range(5)
+        )
+    acme = models.FieldCondition(key=TENANT, match=models.MatchValue(value="acme"))
+    for mode in get_args(Mode):
+        for where in (None, models.Filter(should=[acme]), models.Filter(must_not=[acme])):
+            found = Retriever(theirs).search("rotate key", mode=mode, filter=where, limit=50)
+            assert {hit.source.split()[0] for hit in found} <= {"umbrella"}
+            assert len(found) == (0 if where and where.should else 5)
+
+
+def test_every_part_of_a_tenants_request_is_narrowed_to_the_tenant(client: QdrantBase) -> None:
+    theirs = Collection(client, "shared", embedder=HashEmbedder(64), tenant="acme")
+    Indexer(theirs).add(DOCUMENTS)
+    where = Searchable(
+        name="shared",
+        manifest=theirs.manifest,
+        config=theirs.config,
+        embedder=theirs.embedder,
+        embedded=theirs.embedded,
+        tenant="acme",
+    )
+    request = query_request(Search(query="keys"), where, vector=np.ones(64, np.float32))
+    assert request is not None
+    assert isinstance(request.prefetch, list)
+    assert len(request.prefetch) == 2
+    for part in (request, *request.prefetch):
+        assert part.filter is not None
+        assert [each.match.value for each in part.filter.must] == ["acme"]  # type: ignore
+    # `Points.query` narrows once more, and the answer is the same.
+    (once,) = client.query_batch_points("shared", requests=[request])
+    (twice,) = theirs.points.query([request])
+    assert [point.id for point in once.points] == [point.id for point in twice.points]
+    assert len(once.points) == 4
+
+
+def test_a_shared_collection_is_not_searched_without_a_tenant_nor_a_plain_one_with(
+    docs: Collection,
+) -> None:
+    Indexer(Collection(docs.client, "shared", tenant="acme")).add(DOCUMENTS)
+    with pytest.raises(CollectionMismatch, match="is shared by tenants"):
+        Retriever(Collection(docs.client, "shared")).search("keys")
+    with pytest.raises(CollectionMismatch, match="was made without tenants"):
+        Retriever(Collection(docs.client, "docs", tenant="acme")).search("keys")
+
+
+def test_a_collection_that_goes_between_two_searches_is_an_error(docs: Collection) -> None:
+    retriever = Retriever(docs)
+    assert retriever.search("keys")
+    Collection(docs.client, "docs").drop()
+    with pytest.raises(CollectionNotFound, match="collection 'docs' is gone"):
+        retriever.search("keys")
+
+
+def test_both_retrievers_and_a_search_have_the_same_options() -> None:
+    sync, other = (inspect.signature(each.search) for each in (Retriever, AsyncRetriever))
+    assert sync.parameters == other.parameters
+    options = {name: option.default for name, option in sync.parameters.items() if name != "self"}
+    names = [field.name for field in fields(Search)]
+    assert list(options) == names
+    assert {name: getattr(Search(query="keys"), name) for name in names} == {
+        **options,
+        "query": "keys",
+    }
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,21 @@ def test_a_killed_node_comes_back_under_its_name_with_its_folder(
         assert len(cluster.servers[0].get("/cluster")["peers"]) == 3
 
 
+def test_a_cluster_that_does_not_become_whole_says_what_it_lacks(
+    tmp_path: Path, program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "_WHOLE_TIMEOUT_S", 0)
+    with started(program, tmp_path, nodes=3) as nodes:
+        two = servers.Cluster(servers=[node.server for node in nodes[:2]])
+        assert "nodes that agree" in two.lacks()  # they know of a third
+        three = servers.Cluster(servers=[node.server for node in nodes])
+        assert three.lacks() == ""
+        nodes[1].kill()
+        with pytest.raises(ServerDied, match="to be whole") as caught:
+            three.wait_until_whole()
+        assert f"{nodes[1].server.url} not ready" in caught.value.__notes__[0]
+
+
 def test_nodes_of_others_are_used_and_not_killed(
     tmp_path: Path, program: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

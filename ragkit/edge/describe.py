@@ -20,7 +20,7 @@ _DEFAULT_OPTIMIZERS = models.OptimizersConfig(
     default_segment_number=0,
     indexing_threshold=10_000,
     flush_interval_sec=0,  # nothing is flushed by the clock here
-    max_optimization_threads=0,
+    max_optimization_threads=None,
 )
 
 

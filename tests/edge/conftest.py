@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import notes
@@ -11,6 +12,12 @@ from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 
 from ragkit.edge import EdgeClient
+
+
+@pytest.fixture(params=["edge", pytest.param("server-rest", marks=pytest.mark.server)])
+def client(request: pytest.FixtureRequest, open_store: Callable[[str], QdrantBase]) -> QdrantBase:
+    """The embedded engine, and the server that it is to be like: over REST, whose errors it has."""
+    return open_store(request.param)
 
 
 @pytest.fixture

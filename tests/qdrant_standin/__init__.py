@@ -1,9 +1,11 @@
 """A stand-in for a Qdrant server: the real wire in front, the embedded engine behind.
 
-    with running(folder) as server:
-        client = QdrantClient(url=server.url, grpc_port=server.grpc_port, prefer_grpc=True)
+    with running(folder) as server, connected(server, "grpc") as client:
+        client.get_collections()
 
-It is one node in distributed mode, so that shard keys can be made. What a request means is decided
+or any client of qdrant-client with `url=server.url, grpc_port=server.grpc_port`.
+
+It is one node in distributed mode unless told otherwise. What a request means is decided
 by `ragkit.edge.EdgeClient`; how it is asked for, answered and refused follows the sources of the
 server, version 1.19.
 
@@ -20,11 +22,13 @@ points     reads and writes of points
 sharding   shard keys: which collections have them, and where their points are
 merging    answers from several shard keys made one
 faults     what goes wrong, and when
+clients    qdrant-client's clients of it
 refusals   errors as the server words them, for both transports
 """
 
+from qdrant_standin.clients import TRANSPORTS, connected
 from qdrant_standin.faults import Faults
 from qdrant_standin.requests import Recorded
 from qdrant_standin.server import Server, running
 
-__all__ = ["Faults", "Recorded", "Server", "running"]
+__all__ = ["TRANSPORTS", "Faults", "Recorded", "Server", "connected", "running"]

@@ -11,7 +11,7 @@ from typing import Any
 from qdrant_client import models
 
 from qdrant_standin.optimizing import Optimizers
-from qdrant_standin.refusals import bad_input
+from qdrant_standin.refusals import Refusal, bad_input
 from qdrant_standin.settings import (
     ServerSettings,
     check_new,
@@ -28,7 +28,8 @@ PEER_ID = 1_234_567_890_123_456
 class Database:
     """What the server keeps; every name that comes in may be an alias."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, distributed: bool) -> None:
+        self._distributed = distributed
         self.engine = EdgeClient(folder / "engine")
         self.shard_keys = ShardKeys(self.engine, folder / "keys")
         self._settings: dict[str, ServerSettings] = {}
@@ -49,14 +50,18 @@ class Database:
 
     def to_read(self, name: str, selector: Any = None) -> list[Place]:
         """Where a read looks."""
-        return self.shard_keys.to_read(self.resolve(name), selector)
+        return self.shard_keys.to_read(self._known(name, selector), selector)
 
     def to_write(self, name: str, selector: Any = None) -> list[Place]:
-        """Where a write goes; a collection that is not there is refused."""
+        """Where a write goes."""
+        return self.shard_keys.to_write(self._known(name, selector), selector)
+
+    def _known(self, name: str, selector: Any) -> str:
+        """The collection; one that is not there is refused before its shard key is."""
         name = self.resolve(name)
-        if self.shard_keys.is_custom(name) or selector is not None:
+        if selector is not None:
             self.engine.get_collection(name)
-        return self.shard_keys.to_write(name, selector)
+        return name
 
     def create(self, name: str, settings: models.CreateCollection) -> bool:
         """Create a collection."""
@@ -116,22 +121,32 @@ class Database:
         schema = body.field_schema
         if schema is None:
             raise bad_input(f"Field schema is not specified for field {body.field_name}")
-        change = partial(_create_index, field=body.field_name, schema=schema, wait=wait)
-        return self.numbered(self.shard_keys.change(self.resolve(name), change))
+        change = partial(_create_index, field=body.field_name, schema=schema)
+        self.shard_keys.change(self.resolve(name), change)
+        return self.done(wait=wait)
 
     def delete_index(self, name: str, field: str, *, wait: bool) -> models.UpdateResult:
         """Remove the index of a payload key."""
-        change = partial(_delete_index, field=field, wait=wait)
-        return self.numbered(self.shard_keys.change(self.resolve(name), change))
+        change = partial(_delete_index, field=field)
+        self.shard_keys.change(self.resolve(name), change)
+        return self.done(wait=wait)
 
-    def numbered(self, result: models.UpdateResult) -> models.UpdateResult:
-        """A write's result with the number that a server gives it."""
+    def done(self, *, wait: bool) -> models.UpdateResult:
+        """A write's result.
+
+        The engine has applied it in either case. It is never asked to wait for the disk: what a
+        test has written need not survive a power cut.
+        """
         with self._mutex:
             self._operations += 1
-            return result.model_copy(update={"operation_id": self._operations})
+            return models.UpdateResult(
+                operation_id=self._operations,
+                status=models.UpdateStatus.COMPLETED if wait else models.UpdateStatus.ACKNOWLEDGED,
+            )
 
     def create_shard_key(self, name: str, body: models.CreateShardingKey) -> bool:
         """Make a shard key."""
+        self._check_distributed()
         for peer in body.placement or ():
             if peer != PEER_ID:
                 raise bad_input(f"Peer {peer} does not exist")
@@ -140,8 +155,13 @@ class Database:
 
     def delete_shard_key(self, name: str, key: ShardKey) -> bool:
         """Delete a shard key with its points."""
+        self._check_distributed()
         self.shard_keys.delete(self.resolve(name), key)
         return True
+
+    def _check_distributed(self) -> None:
+        if not self._distributed:
+            raise Refusal(status=405, message="Qdrant is running in standalone mode")
 
     def list_shard_keys(self, name: str) -> list[ShardKey]:
         """The shard keys of a collection."""
@@ -173,6 +193,8 @@ class Database:
 
     def cluster_status(self) -> dict[str, Any]:
         """One node in distributed mode, the leader of itself."""
+        if not self._distributed:
+            return {"status": "disabled"}
         raft = {
             "term": 1,
             "commit": 1,
@@ -249,12 +271,12 @@ def _update(client: EdgeClient, name: str, *, change: models.UpdateCollection) -
     )
 
 
-def _create_index(client: EdgeClient, name: str, *, field: str, schema: Any, wait: bool) -> Any:
-    return client.create_payload_index(name, field, field_schema=schema, wait=wait)
+def _create_index(client: EdgeClient, name: str, *, field: str, schema: Any) -> None:
+    client.create_payload_index(name, field, field_schema=schema, wait=False)
 
 
-def _delete_index(client: EdgeClient, name: str, *, field: str, wait: bool) -> Any:
-    return client.delete_payload_index(name, field, wait=wait)
+def _delete_index(client: EdgeClient, name: str, *, field: str) -> None:
+    client.delete_payload_index(name, field, wait=False)
 
 
 def _summed(infos: list[models.CollectionInfo]) -> models.CollectionInfo:

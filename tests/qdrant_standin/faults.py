@@ -16,8 +16,8 @@ from typing import Literal, TypeAlias
 from qdrant_standin.refusals import Refusal
 from qdrant_standin.requests import Recorded
 
-Kind: TypeAlias = int | Literal["drop", "delay", "wait_timeout"]
-"""An HTTP status, a connection that is cut, an answer that comes late, or a write that does."""
+Kind: TypeAlias = int | Literal["drop", "cut", "delay", "wait_timeout"]
+"""An HTTP status, an answer that never comes or comes late, or a write that comes late."""
 
 When: TypeAlias = Literal["before", "after"]
 Matches: TypeAlias = Callable[[Recorded], bool]
@@ -54,7 +54,15 @@ STORM: tuple[Kind, ...] = (408, 429, 500, 502, 503, "drop")
 
 
 class Dropped(Exception):
-    """The connection is to be cut off without an answer."""
+    """There is no answer.
+
+    Attributes:
+        cut: Over gRPC, whether the connection ends, and not only this call.
+    """
+
+    def __init__(self, *, cut: bool) -> None:
+        super().__init__()
+        self.cut = cut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,9 +125,11 @@ class Faults:
         """Plan a fault.
 
         Args:
-            kind: 401, 403, 408, 429, 500, 502, 503, 507; "drop" cuts the connection; "delay" makes
-                the answer late; "wait_timeout", for writes of points, answers at once that the
-                write was not applied in time, and applies it later.
+            kind: 401, 403, 408, 429, 500, 502, 503, 507; "drop" ends the call without an answer;
+                "cut" does so by closing the connection, which over gRPC may also fail the calls
+                beside it and the next one; "delay" makes the answer late; "wait_timeout", for
+                writes of points, answers at once that the write was not applied in time, and
+                applies it later.
             on: For which requests: a word of `Recorded.operation`, or a function that tells; by
                 default all but the server's own pages and health checks.
             when: "after" means that the request is carried out and only its answer is lost.
@@ -226,15 +236,15 @@ class Faults:
 
         Raises:
             Refusal: The answer is an error.
-            Dropped: There is no answer.
+            Dropped: There is none.
         """
         if fault is None or fault.when != when or fault.kind == "wait_timeout":
             return
         if fault.kind == "delay":
             self._closing.wait(fault.delay_s)
             return
-        if fault.kind == "drop":
-            raise Dropped
+        if not isinstance(fault.kind, int):
+            raise Dropped(cut=fault.kind == "cut")
         planned = _STATUSES[fault.kind]
         raise Refusal(
             status=planned.status,

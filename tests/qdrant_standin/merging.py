@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from qdrant_client import models
+from qdrant_client.conversions import common_types as types
 from qdrant_client.hybrid.fusion import distribution_based_score_fusion, reciprocal_rank_fusion
 
 from qdrant_standin.refusals import not_here
@@ -69,7 +70,7 @@ def is_ascending(place: Place, request: models.QueryRequest) -> bool:
     )
 
 
-def query(request: models.QueryRequest, ask: Ask, *, ascending: bool) -> models.QueryResponse:
+def query(request: models.QueryRequest, ask: Ask, *, ascending: bool) -> types.QueryResponse:
     """The best points of all places; fused lists are made one before they are fused."""
     offset, limit = request.offset or 0, 10 if request.limit is None else request.limit
     wanted = offset + limit
@@ -78,7 +79,7 @@ def query(request: models.QueryRequest, ask: Ask, *, ascending: bool) -> models.
     else:
         parts = ask(request.model_copy(update={"limit": wanted, "offset": None}))
         points = _best(parts, request, ascending=ascending)
-    return models.QueryResponse(points=points[offset:wanted])
+    return types.QueryResponse(points=points[offset:wanted])
 
 
 def _best(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from qdrant_client import models
+from qdrant_client.conversions import common_types as types
 
 from qdrant_standin import merging
 from qdrant_standin.database import Database
@@ -43,10 +44,9 @@ class Points:
         places = self._database.to_write(name, given.shard_key)
         keyless = given.model_copy(update={"shard_key": None})
         plain = operation.model_copy(update={member: keyless})
-        results = [
-            place.client.batch_update_points(place.name, [plain], wait=wait)[0] for place in places
-        ]
-        return self._database.numbered(results[0])
+        for place in places:
+            place.client.batch_update_points(place.name, [plain], wait=False)
+        return self._database.done(wait=wait)
 
     def retrieve(self, name: str, request: models.PointRequest) -> list[models.Record]:
         """The points of some ids that are there."""
@@ -100,7 +100,7 @@ class Points:
 
     def query(
         self, name: str, requests: Sequence[models.QueryRequest]
-    ) -> list[models.QueryResponse]:
+    ) -> list[types.QueryResponse]:
         """Answer several queries; neighbours with the same shard keys go to the engine together."""
         selectors = [request.shard_key for request in requests]
         if requests and all(selector == selectors[0] for selector in selectors):
@@ -109,7 +109,7 @@ class Points:
                 return self._query_one(places[0], requests)
         return [self._query_each(name, request) for request in requests]
 
-    def _query_each(self, name: str, request: models.QueryRequest) -> models.QueryResponse:
+    def _query_each(self, name: str, request: models.QueryRequest) -> types.QueryResponse:
         places = self._database.to_read(name, request.shard_key)
         if len(places) == 1:
             return self._query_one(places[0], [request])[0]
@@ -121,7 +121,7 @@ class Points:
 
     def _query_one(
         self, place: Place, requests: Sequence[models.QueryRequest]
-    ) -> list[models.QueryResponse]:
+    ) -> list[types.QueryResponse]:
         keyless = [request.model_copy(update={"shard_key": None}) for request in requests]
         for request in keyless:
             if request.limit is not None and request.limit < 1:

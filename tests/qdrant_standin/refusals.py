@@ -116,14 +116,12 @@ def refusal_of(exc: Exception) -> Refusal:
             return exc
         case UnexpectedResponse():
             return _worded(exc.status_code or 500, exc.structured()["status"]["error"])
-        case ValidationError():
-            return Refusal(status=400, message=f"Format error in JSON body: {exc}")
         case NotImplementedError():
             return not_here(str(exc))
         case StoreError():
             return Refusal(status=500, message=f"Service internal error: {exc}")
-        case ValueError() | TypeError():
-            return bad_input(str(exc))
+        case ValueError() if not isinstance(exc, ValidationError):
+            return bad_input(str(exc))  # of a conversion: a message that says nothing
         case _:
             what = f"{type(exc).__name__}: {exc}"
             return Refusal(status=500, message=f"Service internal error: {what}")

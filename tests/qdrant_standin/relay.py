@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 _CHUNK_BYTES = 1 << 18
-# Closing sends a reset: what was not yet sent is thrown away.
-_RESET = struct.pack("ii", 1, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -25,11 +22,9 @@ class _Pair:
     client: socket.socket
     server: socket.socket
 
-    def end(self, *, reset: bool = False) -> None:
+    def end(self) -> None:
         for end in (self.client, self.server):
             with contextlib.suppress(OSError):
-                if reset:
-                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 end.shutdown(socket.SHUT_RDWR)
 
 
@@ -50,7 +45,7 @@ class Relay:
         with self._mutex:
             pair = self._pairs.get(int(peer.rpartition(":")[2]))
         if pair is not None:
-            pair.end(reset=True)
+            pair.end()
 
     def close(self) -> None:
         """Stop listening and end all connections."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,7 +19,7 @@ class Recorded:
         path: The HTTP path; for gRPC "/qdrant.Points/Upsert" and the like.
         parameters: What follows the "?" of an HTTP request.
         headers: HTTP headers or gRPC metadata, names in lower case.
-        body: The parsed JSON, None without a body; for gRPC the message.
+        content: The bytes of an HTTP body, or the message of gRPC.
     """
 
     transport: Literal["rest", "grpc"]
@@ -27,4 +28,11 @@ class Recorded:
     path: str
     parameters: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: Any = None
+    content: Any = b""
+
+    @property
+    def body(self) -> Any:
+        """The parsed JSON, None without a body; for gRPC the message."""
+        if not isinstance(self.content, bytes):
+            return self.content
+        return json.loads(self.content) if self.content else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from qdrant_client import models
 
 from qdrant_standin.database import Database
@@ -45,7 +45,10 @@ class Call:
 
     def parsed(self, type_: Any) -> Any:
         """The body as one of qdrant-client's models."""
-        return _adapter(type_).validate_json(self.body)
+        try:
+            return _adapter(type_).validate_json(self.body)
+        except ValidationError as exc:
+            raise Refusal(status=400, message=f"Format error in JSON body: {exc}") from exc
 
 
 @cache

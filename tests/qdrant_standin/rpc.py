@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeAlias
 import grpc
 from qdrant_client import grpc as wire
 from qdrant_client import models
+from qdrant_client.conversions import common_types as types
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 from qdrant_client.grpc import (
     add_CollectionsServicer_to_server,
@@ -96,9 +97,11 @@ class _Service:
     def _call(self, rpc: str, message: Any, context: grpc.ServicerContext) -> Any:
         try:
             return self._answered(rpc, message, context)
-        except Dropped:
-            self._relay.cut(context.peer())
-            context.abort(grpc.StatusCode.CANCELLED, "the connection was cut")
+        except Dropped as dropped:
+            if dropped.cut:
+                self._relay.cut(context.peer())
+            # What a client says of a call whose connection ended.
+            context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
         except Exception as exc:  # noqa: BLE001  (whatever breaks is an answer, not a hung client)
             refusal = refusal_of(exc)
             self._state.note(exc, refusal)
@@ -118,7 +121,7 @@ class _Service:
             method=rpc,
             path=f"/qdrant.{self._name}/{rpc}",
             headers=headers,
-            body=message,
+            content=message,
         )
         fields = self._state.carry_out(
             recorded, lambda: found.answer(message), lambda: _unsure(recorded)
@@ -240,7 +243,7 @@ def _shard_keys(db: Database) -> Rpcs:
 
 
 def _reads(points: Points) -> Rpcs:
-    def scored(response: models.QueryResponse) -> list[wire.ScoredPoint]:
+    def scored(response: types.QueryResponse) -> list[wire.ScoredPoint]:
         return [RestToGrpc.convert_scored_point(point) for point in response.points]
 
     def retrieve(message: wire.GetPoints) -> Mapping[str, Any]:

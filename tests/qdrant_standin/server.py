@@ -38,6 +38,15 @@ class Server:
         self.broken: list[Exception] = state.broken
 
     @property
+    def recording(self) -> bool:
+        """Whether requests are kept, with all that they bring: not for a test that loads much."""
+        return self._state.recording
+
+    @recording.setter
+    def recording(self, recording: bool) -> None:
+        self._state.recording = recording
+
+    @property
     def engine(self) -> EdgeClient:
         """The engine behind it; the points of shard keys are kept elsewhere."""
         return self._database.engine
@@ -45,7 +54,11 @@ class Server:
 
 @contextmanager
 def running(
-    folder: Path, *, api_key: str | None = None, version: str = "1.19.0"
+    folder: Path,
+    *,
+    api_key: str | None = None,
+    version: str = "1.19.0",
+    distributed: bool = True,
 ) -> Iterator[Server]:
     """A server on free ports of 127.0.0.1, over REST and gRPC, for the length of the block.
 
@@ -53,11 +66,12 @@ def running(
         folder: Where it keeps its data; collections of a folder that was used before are there
             again, without their shard keys and the settings that only a server has.
         api_key: What every request must carry, but for the health checks.
-        version: What it says it is.
+        version: What it says it is; what it can do is that of 1.19.
+        distributed: Whether it is a cluster of one, or refuses shard keys as a lone server does.
     """
     state = State(api_key=api_key, version=version)
     with ExitStack() as closing:
-        database = Database(folder)
+        database = Database(folder, distributed=distributed)
         closing.callback(database.close)
         points = Points(database)
         rest = RestServer(state, routes(database, points))

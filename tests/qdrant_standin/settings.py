@@ -16,7 +16,7 @@ from qdrant_standin.refusals import Refusal
 _PARAMS = {"shard_number": 1, "replication_factor": 1, "write_consistency_factor": 1}
 _WAL = models.WalConfig(wal_capacity_mb=32, wal_segments_ahead=0, wal_retain_closed=1)
 _STRICT_MODE = models.StrictModeConfigOutput(enabled=False)
-_FLUSH_INTERVAL_S = 5
+_OPTIMIZERS = {"flush_interval_sec": 5, "max_optimization_threads": None}
 
 _OF_COLLECTION = (
     "shard_number",
@@ -36,7 +36,7 @@ class ServerSettings:
         self._params = {**_PARAMS, **_picked(settings, _OF_COLLECTION)}
         self._wal = _over(_WAL, settings.wal_config)
         self._strict_mode = _over(_STRICT_MODE, settings.strict_mode_config)
-        self._optimizers: dict[str, Any] = {"flush_interval_sec": _FLUSH_INTERVAL_S}
+        self._optimizers: dict[str, Any] = dict(_OPTIMIZERS)
         self._optimizers.update(_picked(settings.optimizers_config, _OF_OPTIMIZERS))
         self._unquantized = False
 
@@ -49,15 +49,16 @@ class ServerSettings:
     @property
     def held_back(self) -> bool:
         """Whether nothing is to be optimized."""
-        return self._optimizers.get("max_optimization_threads") == 0
+        threads: int | None = self._optimizers["max_optimization_threads"]
+        return threads == 0
 
     def change(self, change: models.UpdateCollection) -> None:
         """Take up what `update_collection` asks for."""
         self._params.update(_picked(change.params, _OF_COLLECTION))
         self._strict_mode = _over(self._strict_mode, change.strict_mode_config)
         self._optimizers.update(_picked(change.optimizers_config, _OF_OPTIMIZERS))
-        if self._optimizers.get("max_optimization_threads") == _AUTO:
-            del self._optimizers["max_optimization_threads"]
+        if self._optimizers["max_optimization_threads"] == _AUTO:
+            self._optimizers["max_optimization_threads"] = None
         if change.quantization_config is not None:
             self._unquantized = change.quantization_config == models.Disabled.DISABLED
 

@@ -20,7 +20,7 @@ from qdrant_standin.refusals import bad_input, bad_request, not_found
 from ragkit.edge import EdgeClient
 
 ShardKey: TypeAlias = int | str
-Change: TypeAlias = Callable[[EdgeClient, str], Any]
+Change: TypeAlias = Callable[[EdgeClient, str], None]
 """A change of a collection's settings or indexes: the client and the name to make it on."""
 
 
@@ -72,16 +72,15 @@ class ShardKeys:
             for place in () if sharded is None else sharded.keys.values():
                 place.client.delete_collection(place.name)
 
-    def change(self, name: str, change: Change) -> Any:
+    def change(self, name: str, change: Change) -> None:
         """Change a collection, and with it all its keys, those to come as well."""
         with self._mutex:
-            result = change(self._engine, name)
+            change(self._engine, name)
             sharded = self._sharded.get(name)
             if sharded is not None:
                 for place in sharded.keys.values():
                     change(place.client, place.name)
                 sharded.history.append(change)
-            return result
 
     def is_custom(self, name: str) -> bool:
         """Whether a collection has custom sharding."""

@@ -24,6 +24,7 @@ class State:
         )
         self.faults = Faults()
         self.requests: list[Recorded] = []
+        self.recording = True
         self.broken: list[Exception] = []
 
     def denied(self, headers: Mapping[str, str]) -> Refusal | None:
@@ -49,7 +50,8 @@ class State:
             work: Carries it out and gives the answer.
             unsure: The answer to a write that was not applied in the time to wait for it.
         """
-        self.requests.append(request)
+        if self.recording:
+            self.requests.append(request)
         fault = self.faults.next(request)
         if fault is not None and fault.kind == "wait_timeout":
             self.faults.later(work, fault.delay_s)

@@ -1,0 +1,363 @@
+"""Repairs of what an examination found: of what is ragkit's own, and where nothing can be lost."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+import grpc
+from qdrant_client import models
+from qdrant_client.common.client_exceptions import QdrantException
+from qdrant_client.http.exceptions import ApiException
+
+from ragkit.chunks import Chunker
+from ragkit.collection import Collection
+from ragkit.config_checks import index_type
+from ragkit.creation import payload_indexes
+from ragkit.delivery import WRITING, deliver
+from ragkit.documents import Skipped
+from ragkit.embedders import embedder_of
+from ragkit.embeddings import Embedder
+from ragkit.errors import DocumentError, RagkitError
+from ragkit.failures import reason
+from ragkit.findings import Finding, Kind, Repair, counted, listed
+from ragkit.ledger import of_corpus, read_ledger
+from ragkit.manifest import Manifest
+from ragkit.optimizer import release
+from ragkit.point_checks import FIELDS, flaws, own
+from ragkit.prepare import Prepared, Preparer
+from ragkit.reading.folders import FoundFile, find_files
+from ragkit.reports import ProgressCallback
+from ragkit.schema import DENSE, match_any
+from ragkit.version_checks import is_orphan
+from ragkit.writer import Writer
+
+Mender: TypeAlias = Callable[[Collection, Manifest, Finding], Iterator[Repair]]
+
+_PAGE = 256  # documents looked at together
+_REREAD: tuple[Kind, ...] = ("incomplete", "stray", "damaged", "missing")
+_FOREIGN = (ApiException, QdrantException, grpc.RpcError)
+
+
+def embedder_for(collection: Collection, manifest: Manifest) -> Embedder | None:
+    """The embedder that made the collection's vectors: the caller's, else one by its name."""
+    return collection.embedder or embedder_of(manifest.embedder)
+
+
+def unreadable(collection: Collection, manifest: Manifest, corpus: str) -> str | None:
+    """Why documents of a corpus cannot be indexed again from here; None if they can."""
+    if not (Path(corpus).is_absolute() and Path(corpus).is_dir()):
+        return f"there is no folder {corpus!r} here"
+    if Chunker.from_fingerprint(manifest.chunker) is None:
+        return f"its chunker {manifest.chunker!r} is a function of your own"
+    if manifest.embedder is not None and embedder_for(collection, manifest) is None:
+        return f"its vectors are of {manifest.embedder}, which only your own program can make"
+    return None
+
+
+def repaired(
+    collection: Collection,
+    manifest: Manifest,
+    findings: Sequence[Finding],
+    *,
+    progress: ProgressCallback | None,
+) -> Iterator[Repair]:
+    """Mend findings, those that others depend on first."""
+    fixable = [finding for finding in findings if finding.fixable]
+    yield from _each(_BEFORE, fixable, collection, manifest)
+    again = [finding for finding in fixable if finding.kind in _REREAD]
+    yield from _reread(collection, manifest, again, progress)
+    yield from _each(_AFTER, fixable, collection, manifest)
+
+
+def _each(
+    menders: Mapping[Kind, Mender],
+    findings: Sequence[Finding],
+    collection: Collection,
+    manifest: Manifest,
+) -> Iterator[Repair]:
+    for kind, mend in menders.items():
+        for finding in findings:
+            if finding.kind == kind:
+                yield from _guarded(kind, partial(mend, collection, manifest, finding))
+
+
+def _guarded(kind: Kind, mend: Callable[[], Iterator[Repair]]) -> Iterator[Repair]:
+    """One repair that fails does not stop the others."""
+    try:
+        yield from mend()
+    except (RagkitError, *_FOREIGN) as exc:
+        why = str(exc) if isinstance(exc, RagkitError) else reason(exc)
+        yield Repair(kind=kind, what=why, done=False)
+
+
+def _index(collection: Collection, manifest: Manifest, finding: Finding) -> Iterator[Repair]:
+    wanted = payload_indexes(embedded=collection.embedded, tenancy=manifest.tenancy, own={})
+    for name in finding.subjects:
+        schema = wanted[name]
+
+        create = partial(collection.client.create_payload_index, field_schema=schema)
+        deliver(
+            partial(create, collection.name, name),
+            what=f"indexing collection {collection.name!r}",
+            retry=WRITING,
+        )
+        what = f"created the {index_type(schema).value} index on {name!r}"
+        yield Repair(kind="index", what=what, done=True)
+
+
+def _release(collection: Collection, _: Manifest, finding: Finding) -> Iterator[Repair]:
+    release(collection.client, collection.name)
+    yield Repair(kind=finding.kind, what="let the optimizer go on", done=True)
+
+
+def _wake(collection: Collection, _: Manifest, finding: Finding) -> Iterator[Repair]:
+    if collection.embedded:
+        collection.optimize()
+    else:
+        # Any update starts a server's optimizer, also one that changes nothing.
+        nothing = models.OptimizersConfigDiff()
+        deliver(
+            lambda: collection.client.update_collection(collection.name, optimizers_config=nothing),
+            what=f"changing collection {collection.name!r}",
+            retry=WRITING,
+        )
+    yield Repair(kind=finding.kind, what="let the optimizer do what is due", done=True)
+
+
+def _drop(collection: Collection, _: Manifest, finding: Finding) -> Iterator[Repair]:
+    for version in finding.subjects:
+        if is_orphan(collection.client, version):  # still
+            collection.drop_version(version)
+            yield Repair(kind=finding.kind, what=f"dropped the empty {version!r}", done=True)
+
+
+def _sweep(collection: Collection, manifest: Manifest, finding: Finding) -> Iterator[Repair]:
+    """Delete what is left beside complete documents."""
+    docs = _of_tenant(collection, manifest, finding.tenant)
+    corpus = finding.corpus or ""
+    deleted = 0
+    for sources in _paged(finding.subjects):
+        states = _states(docs, corpus, sources)
+        deleted += _delete(docs, corpus, [id_ for each in states.values() for id_ in each.rest])
+    what = f"deleted {counted(deleted, 'chunk')} of other versions"
+    yield Repair(kind=finding.kind, what=what, done=True)
+
+
+def _reread(
+    collection: Collection,
+    manifest: Manifest,
+    findings: Sequence[Finding],
+    progress: ProgressCallback | None,
+) -> Iterator[Repair]:
+    """Index documents again, corpus by corpus, each once however much is wrong with it."""
+    wanted: dict[tuple[str | None, str], dict[str, Kind]] = defaultdict(dict)
+    for finding in findings:
+        for source in finding.subjects:
+            wanted[finding.tenant, finding.corpus or ""].setdefault(source, finding.kind)
+    for (tenant, corpus), sources in wanted.items():
+        kind = next(iter(sources.values()))
+        docs = _of_tenant(collection, manifest, tenant)
+        again = _Again(docs, corpus, progress)
+        yield from _guarded(kind, partial(again.index, sources))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _State:
+    """A document's points.
+
+    Attributes:
+        mine: Ids of all of ragkit's.
+        head: Whether its commit record is there.
+        rest: Ids of those that do not belong to the complete version, if one is there.
+        claimed: Whether foreign points say that they belong to it as well.
+    """
+
+    mine: tuple[str, ...]
+    head: bool
+    rest: tuple[str, ...]
+    claimed: bool
+
+
+class _Again:
+    """Indexes single documents of a folder again, and touches no other."""
+
+    def __init__(
+        self, collection: Collection, corpus: str, progress: ProgressCallback | None
+    ) -> None:
+        self._collection = collection
+        self._corpus = corpus
+        self._progress = progress
+        self._skipped: list[Skipped] = []
+        self._deleted = 0
+
+    def index(self, sources: dict[str, Kind]) -> Iterator[Repair]:
+        self._collection.open_for_writing()
+        folder = _Folder(self._corpus)
+        left: list[str] = []
+        written = 0
+        for page in _paged(list(sources)):
+            states = _states(self._collection, self._corpus, page)
+            free = [source for source in page if source in states and not states[source].claimed]
+            left += [source for source in states if states[source].claimed]
+            gone = [source for source in free if folder.lacks(source)]
+            left += self._forget(gone, states)
+            files = [folder.files[source] for source in free if source in folder.files]
+            self._skipped += [folder.skipped[each] for each in free if each in folder.skipped]
+            written += self._write(files)
+        self._collection.optimize(if_due=True)
+        yield from self._report(next(iter(sources.values())), written, left)
+
+    def _forget(self, gone: Sequence[str], states: dict[str, _State]) -> list[str]:
+        """Delete chunks of documents that were never complete; returns those that were."""
+        for source in gone:
+            if not states[source].head:
+                self._deleted += _delete(self._collection, self._corpus, states[source].mine)
+        return [source for source in gone if states[source].head]
+
+    def _write(self, files: Sequence[FoundFile]) -> int:
+        if not files:
+            return 0
+        ledger = read_ledger(self._collection, self._corpus)
+        again = {file.source for file in files}
+        # As if they were incomplete, for otherwise a file that has not changed is passed over.
+        ledger = replace(
+            ledger,
+            committed={key: value for key, value in ledger.committed.items() if key not in again},
+            broken=ledger.broken.union(again),
+        )
+        preparer = Preparer(self._collection, self._corpus, ledger)
+        writer = Writer(
+            self._collection, self._corpus, ledger, progress=self._progress, total=len(files)
+        )
+        writer.write(self._prepared(files, preparer, writer))
+        self._skipped += writer.failed
+        for page in _paged(sorted(again)):
+            states = _states(self._collection, self._corpus, page)
+            _delete(self._collection, self._corpus, [k for s in states.values() for k in s.rest])
+        return len(writer.committed_hashes)
+
+    def _prepared(
+        self, files: Sequence[FoundFile], preparer: Preparer, writer: Writer
+    ) -> Generator[Prepared, None, None]:
+        for file in files:
+            outcome = preparer.file(file)
+            if isinstance(outcome, Prepared):
+                self._drop_bad_vectors(file.source)
+                yield outcome
+            elif isinstance(outcome, Skipped):
+                self._skipped.append(outcome)
+            writer.saw_one()
+
+    def _drop_bad_vectors(self, source: str) -> None:
+        """Take vectors away that would else be used again for the same text."""
+        if self._collection.embedder is None:
+            return
+        points = self._collection.points
+        where = of_corpus(self._corpus, match_any("source", [source]))
+        for records in points.pages(where, fields=FIELDS, vectors=[DENSE], page=_PAGE):
+            bad = [str(record.id) for record, _ in flaws(records)]
+            if bad:
+                gone = models.DeleteVectors(points=list(bad), vector=[DENSE])
+                points.update([models.DeleteVectorsOperation(delete_vectors=gone)])
+
+    def _report(self, kind: Kind, written: int, left: Sequence[str]) -> Iterator[Repair]:
+        if written:
+            what = f"indexed {counted(written, 'document')} of {self._corpus} again"
+            yield Repair(kind=kind, what=what, done=True)
+        if self._deleted:
+            what = f"deleted {counted(self._deleted, 'chunk')} of files that are gone"
+            yield Repair(kind=kind, what=what, done=True)
+        if self._skipped:
+            why = listed([f"{each.source} ({each.reason})" for each in self._skipped])
+            yield Repair(kind=kind, what=f"could not read again: {why}", done=False)
+        if left:
+            yield Repair(
+                kind=kind,
+                what=f"left as they are, for the file is gone or foreign points claim to be of "
+                f"it: {listed(left)}; ragkit remove takes such documents out",
+                done=False,
+            )
+
+
+class _Folder:
+    """The files of a folder that documents came from."""
+
+    def __init__(self, corpus: str) -> None:
+        found = list(find_files(corpus))
+        if not found:
+            # An unmounted disk looks like this, too.
+            raise DocumentError(f"there are no files in {corpus}: nothing was indexed again")
+        self.files = {each.source: each for each in found if isinstance(each, FoundFile)}
+        self.skipped = {each.source: each for each in found if isinstance(each, Skipped)}
+        self._root = Path(corpus)
+
+    def lacks(self, source: str) -> bool:
+        """Whether a file is gone; one that the walk leaves out, or cannot see, is not."""
+        closed = tuple(name for name in self.skipped if name.endswith("/"))
+        if source in self.files or source in self.skipped or source.startswith(closed):
+            return False
+        return not (self._root / source).exists()
+
+
+def _of_tenant(collection: Collection, manifest: Manifest, tenant: str | None) -> Collection:
+    return Collection(
+        collection.client,
+        collection.name,
+        embedder=embedder_for(collection, manifest),
+        chunker=Chunker.from_fingerprint(manifest.chunker),
+        tenant=tenant,
+    )
+
+
+def _states(docs: Collection, corpus: str, sources: Sequence[str]) -> dict[str, _State]:
+    """What there is of these documents now."""
+    records: dict[str, list[models.Record]] = defaultdict(list)
+    where = of_corpus(corpus, match_any("source", sources))
+    for record in docs.points.scroll(where, fields=FIELDS):
+        records[str((record.payload or {}).get("source"))].append(record)
+    return {source: _state(found, docs.manifest.tenancy) for source, found in records.items()}
+
+
+def _state(records: Sequence[models.Record], tenancy: str | None) -> _State:
+    mine = [(str(each.id), found) for each in records if (found := own(each, tenancy))]
+    counts = {
+        found.document_hash: (record.payload or {}).get("chunk_count")
+        for record in records
+        if (found := own(record, tenancy)) and found.ordinal == 0
+    }
+    rest: list[str] = []
+    for key, count in counts.items():
+        if type(count) is not int:
+            continue
+        held = {found.ordinal for _, found in mine if found.document_hash == key}
+        if held.issuperset(range(count)):
+            rest = [
+                id_ for id_, found in mine if found.document_hash != key or found.ordinal >= count
+            ]
+    return _State(
+        mine=tuple(id_ for id_, _ in mine),
+        head=bool(counts),
+        rest=tuple(rest),
+        claimed=len(mine) < len(records),
+    )
+
+
+def _delete(docs: Collection, corpus: str, ids: Sequence[str]) -> int:
+    for page in _paged(ids):
+        these = models.HasIdCondition(has_id=list(page))
+        docs.points.delete(of_corpus(corpus, these))
+    return len(ids)
+
+
+def _paged(items: Sequence[str]) -> Iterator[Sequence[str]]:
+    for i in range(0, len(items), _PAGE):
+        yield items[i : i + _PAGE]
+
+
+_BEFORE: Mapping[Kind, Mender] = {"index": _index, "optimizer": _release, "orphan": _drop}
+_AFTER: Mapping[Kind, Mender] = {"leftover": _sweep, "status": _wake}

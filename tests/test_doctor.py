@@ -1,0 +1,567 @@
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import qdrant_edge as engine
+from qdrant_client import models
+from qdrant_client.client_base import QdrantBase
+
+from ragkit.collection import Collection
+from ragkit.doctor import Examination, Finding, examine, is_ours, repair
+from ragkit.documents import Document
+from ragkit.edge import EdgeClient
+from ragkit.embeddings import HashEmbedder
+from ragkit.errors import CollectionNotFound
+from ragkit.indexer import Indexer
+from ragkit.schema import PAYLOAD_INDEXES, point_id
+
+DIM = 32
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "notes"
+    root.mkdir()
+    (root / "keys.md").write_text("# Keys\n\nRotate the keys every 90 days.\n")
+    (root / "bananas.txt").write_text("Bananas are yellow and grow in the tropics.\n")
+    (root / "long.txt").write_text(
+        "\n\n".join(f"Part {n} " + f"tells of thing{n} at length. " * 40 for n in range(12))
+    )
+    return root
+
+
+def indexed(client: QdrantBase, folder: Path, **options: Any) -> Collection:
+    embedder = options.pop("embedder", HashEmbedder(DIM))
+    docs = Collection(client, "notes", embedder=embedder, **options)
+    Indexer(docs).sync(folder)
+    return docs
+
+
+def look(client: QdrantBase, name: str = "notes", *, full: bool = False) -> Examination:
+    return examine(Collection(client, name), full=full)
+
+
+def kinds(found: Examination) -> list[str]:
+    return [finding.kind for finding in found.findings]
+
+
+def only(found: Examination) -> Finding:
+    """The one finding there is."""
+    (finding,) = found.findings
+    return finding
+
+
+def mend(client: QdrantBase, name: str = "notes", *, full: bool = False) -> tuple[list[str], Any]:
+    """What was said of the repairs, and what is found afterwards."""
+    docs = Collection(client, name)
+    repairs = repair(docs, examine(docs, full=full).findings)
+    left = look(client, name, full=full) if client.collection_exists(name) else None
+    return [each.what for each in repairs], left
+
+
+def stored(client: QdrantBase, name: str = "notes") -> dict[str, Any]:
+    records, _ = client.scroll(name, limit=10_000, with_payload=True, with_vectors=True)
+    return {str(record.id): record.payload for record in records}
+
+
+def chunk(folder: Path, source: str, ordinal: int) -> str:
+    return point_id(folder.resolve().as_posix(), source, ordinal)
+
+
+def overwrite(edge: EdgeClient, id_: str, vector: Sequence[float], name: str = "notes") -> None:
+    """Put a vector where the client would refuse it."""
+    points = [engine.PointVectors(id=uuid.UUID(id_), vector={"dense": list(vector)})]
+    edge._shard(name).write(lambda: engine.UpdateOperation.update_vectors(points), wait=True)
+
+
+def test_a_healthy_collection_has_no_finding(client: QdrantBase, folder: Path) -> None:
+    indexed(client, folder)
+    found = look(client)
+    assert found.findings == ()
+    assert found.healthy
+    assert (found.name, found.version, found.documents) == ("notes", "notes.v1", 3)
+    assert found.points == found.vectors == len(stored(client)) > 5
+    assert {"manifest", "payload indexes", "documents", "point ids", "vectors"} <= set(found.fine)
+
+
+def test_a_healthy_keyword_collection_has_no_finding(client: QdrantBase, folder: Path) -> None:
+    (folder / "stop.txt").write_text("the and of\n")  # rightly without a vector of keywords
+    indexed(client, folder, embedder=None)
+    found = look(client)
+    assert (found.findings, found.vectors) == ((), 0)
+
+
+@pytest.mark.parametrize("quantization", ["none", "scalar", "turbo-2bit", "product-x32"])
+def test_a_healthy_quantized_collection_has_no_finding(
+    client: QdrantBase, folder: Path, quantization: str
+) -> None:
+    indexed(client, folder, quantization=quantization)
+    assert look(client, full=True).findings == ()
+
+
+def test_healthy_tenants_have_no_finding(client: QdrantBase, folder: Path) -> None:
+    for tenant in ("acme", "zeta"):
+        indexed(client, folder, tenant=tenant)
+    found = look(client)
+    assert (found.findings, found.documents) == ((), 6)
+
+
+def test_a_tenant_has_only_its_own_points_examined(client: QdrantBase, folder: Path) -> None:
+    for tenant in ("acme", "zeta"):
+        indexed(client, folder, tenant=tenant)
+    assert examine(Collection(client, "notes", tenant="acme")).documents == 3
+
+
+def test_what_is_not_there_is_an_error(client: QdrantBase) -> None:
+    with pytest.raises(CollectionNotFound, match="no collection 'notes'"):
+        look(client)
+
+
+def test_a_document_that_lost_a_chunk_is_found_and_indexed_again(
+    client: QdrantBase, folder: Path
+) -> None:
+    indexed(client, folder)
+    before = stored(client)
+    client.delete("notes", [chunk(folder, "long.txt", 2)])
+    finding = only(look(client))
+    count = sum(payload["source"] == "long.txt" for payload in before.values())
+    assert (finding.kind, finding.severity, finding.fixable) == ("incomplete", "error", True)
+    assert f"long.txt ({count - 1} of {count} chunks)" in finding.what
+    said, left = mend(client)
+    assert said == [f"indexed 1 document of {folder.resolve().as_posix()} again"]
+    assert left.findings == ()
+    assert stored(client) == before
+
+
+def test_a_chunk_beyond_the_end_is_found_and_taken_away(client: QdrantBase, folder: Path) -> None:
+    docs = indexed(client, folder)
+    before = stored(client)
+    id_ = chunk(folder, "bananas.txt", 0)
+    extra = chunk(folder, "bananas.txt", 7)
+    put(client, docs, extra, {**before[id_], "ordinal": 7})
+    finding = only(look(client))
+    assert finding.kind == "incomplete"
+    assert "2 chunks up to number 7, and there should be 1" in finding.what
+    _, left = mend(client)
+    assert left.findings == ()
+    assert stored(client) == before
+
+
+def put(client: QdrantBase, docs: Collection, id_: str, payload: dict[str, Any]) -> None:
+    """Write a point past ragkit."""
+    vector: dict[str, Any] = {"bm25": models.SparseVector(indices=[1], values=[1.0])}
+    if docs.embedder is not None:
+        vector["dense"] = HashEmbedder(DIM).embed_query("a").tolist()
+    point = models.PointStruct(id=id_, vector=vector, payload=payload)
+    client.upsert(docs.name, [point], wait=True)
+
+
+def test_only_the_documents_concerned_are_indexed_again(client: QdrantBase, folder: Path) -> None:
+    indexed(client, folder)
+    client.delete("notes", [chunk(folder, "long.txt", 2)])
+    (folder / "keys.md").write_text("# Keys\n\nNever mind.\n")
+    (folder / "bananas.txt").unlink()
+    (folder / "new.txt").write_text("Something new.")
+    mend(client)
+    sources = {payload["source"] for payload in stored(client).values()}
+    assert sources == {"keys.md", "bananas.txt", "long.txt"}
+    texts = [each["text"] for each in stored(client).values() if each["source"] == "keys.md"]
+    assert "90 days" in texts[0]
+
+
+def test_a_document_whose_file_is_gone_is_left_to_a_person(
+    client: QdrantBase, folder: Path
+) -> None:
+    indexed(client, folder)
+    client.delete("notes", [chunk(folder, "long.txt", 2)])
+    (folder / "long.txt").unlink()
+    before = stored(client)
+    said, left = mend(client)
+    assert "the file is gone" in said[0]
+    assert "ragkit remove" in said[0]
+    assert kinds(left) == ["incomplete"]
+    assert stored(client) == before
+
+
+def test_an_emptied_folder_is_not_taken_for_deleted_files(client: QdrantBase, folder: Path) -> None:
+    indexed(client, folder)
+    client.delete("notes", [chunk(folder, "long.txt", 0)])
+    before = stored(client)
+    for file in folder.iterdir():
+        file.unlink()
+    said, left = mend(client)
+    assert "there are no files in" in said[0]
+    assert kinds(left) == ["stray"]
+    assert stored(client) == before
+
+
+def test_documents_of_no_folder_here_are_not_for_fixing(client: QdrantBase) -> None:
+    docs = Collection(client, "notes", embedder=HashEmbedder(DIM))
+    Indexer(docs).add([Document(source="a", title="T", text="Some words. " * 2000)])
+    client.delete("notes", [point_id("documents", "a", 1)])
+    finding = only(look(client))
+    assert (finding.kind, finding.fixable) == ("incomplete", False)
+    assert "there is no folder 'documents' here" in finding.remedy
+    assert mend(client)[0] == []
+
+
+def test_chunks_without_a_commit_record_are_completed_from_their_file(
+    client: QdrantBase, folder: Path
+) -> None:
+    indexed(client, folder)
+    before = stored(client)
+    client.delete("notes", [chunk(folder, "long.txt", 0)])
+    finding = only(look(client))
+    assert (finding.kind, finding.severity, finding.subjects) == ("stray", "warning", ("long.txt",))
+    assert mend(client)[1].findings == ()
+    assert stored(client) == before
+
+
+def test_chunks_without_a_commit_record_go_with_their_file(
+    client: QdrantBase, folder: Path
+) -> None:
+    indexed(client, folder)
+    before = stored(client)
+    client.delete("notes", [chunk(folder, "long.txt", 0)])
+    (folder / "long.txt").unlink()
+    said, left = mend(client)
+    assert "chunks of files that are gone" in said[0]
+    assert left.healthy
+    kept = {id_ for id_, each in before.items() if each["source"] != "long.txt"}
+    assert set(stored(client)) == kept
+
+
+def test_chunks_of_another_version_are_deleted_beside_a_complete_document(
+    client: QdrantBase, folder: Path
+) -> None:
+    docs = indexed(client, folder)
+    before = stored(client)
+    old = {**before[chunk(folder, "bananas.txt", 0)], "ordinal": 3, "document_hash": "older"}
+    put(client, docs, chunk(folder, "bananas.txt", 3), old)
+    finding = only(look(client))
+    assert (finding.kind, finding.subjects) == ("leftover", ("bananas.txt",))
+    said, left = mend(client)
+    assert said == ["deleted 1 chunk of other versions"]
+    assert left.findings == ()
+    assert stored(client) == before
+
+
+def test_damage_is_found_and_mended_in_each_tenants_part(client: QdrantBase, folder: Path) -> None:
+    for tenant in ("acme", "zeta"):
+        indexed(client, folder, tenant=tenant)
+    before = stored(client)
+    corpus = folder.resolve().as_posix()
+    client.delete("notes", [point_id(corpus, "long.txt", 2, tenant="zeta")])
+    finding = only(look(client))
+    assert (finding.kind, finding.tenant) == ("incomplete", "zeta")
+    assert mend(client)[1].findings == ()
+    assert stored(client) == before
+
+
+def test_foreign_points_are_told_of_and_never_touched(client: QdrantBase, folder: Path) -> None:
+    docs = indexed(client, folder)
+    payload = stored(client)[chunk(folder, "bananas.txt", 0)]
+    put(client, docs, str(uuid.UUID(int=7)), {"text": "mine"})
+    put(client, docs, str(uuid.UUID(int=8)), {**payload, "document_hash": "another"})
+    before = stored(client)
+    finding = only(look(client))
+    assert (finding.kind, finding.severity, finding.fixable) == ("foreign", "warning", False)
+    assert finding.subjects == (str(uuid.UUID(int=7)), str(uuid.UUID(int=8)))
+    said, left = mend(client)
+    assert (said, kinds(left)) == ([], ["foreign"])
+    assert stored(client) == before
+
+
+def test_a_document_that_foreign_points_claim_is_left_alone(
+    client: QdrantBase, folder: Path
+) -> None:
+    docs = indexed(client, folder)
+    payload = stored(client)[chunk(folder, "long.txt", 1)]
+    put(client, docs, str(uuid.UUID(int=7)), payload)
+    client.delete("notes", [chunk(folder, "long.txt", 2)])
+    before = stored(client)
+    found = look(client)
+    assert kinds(found) == ["incomplete", "foreign"]
+    assert not any(finding.fixable for finding in found.findings)
+    claims_to_be_fixable = [replace(finding, fixable=True) for finding in found.findings]
+    repair(Collection(client, "notes"), claims_to_be_fixable)
+    assert stored(client) == before
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(0.0, "chunk 0: zero"), (float("nan"), "chunk 0: not finite")]
+)
+def test_vectors_that_cannot_be_right_are_found_and_made_again(
+    edge: EdgeClient, folder: Path, value: float, said: str
+) -> None:
+    indexed(edge, folder)
+    overwrite(edge, chunk(folder, "keys.md", 0), [value] * DIM)
+    finding = only(look(edge))
+    assert (finding.kind, finding.severity, finding.subjects) == ("damaged", "error", ("keys.md",))
+    assert said in finding.what
+    assert mend(edge)[1].findings == ()
+
+
+def test_vectors_of_another_length_are_found(edge: EdgeClient, folder: Path) -> None:
+    indexed(edge, folder)
+    metadata = edge.get_collection("notes").config.metadata
+    points, _ = edge.scroll("notes", limit=1000, with_payload=True, with_vectors=True)
+    Collection(edge, "notes").drop()
+    edge.create_collection(
+        "notes",
+        vectors_config={"dense": models.VectorParams(size=DIM, distance=models.Distance.DOT)},
+        sparse_vectors_config={
+            "bm25": models.SparseVectorParams(modifier=models.Modifier.IDF),
+        },
+        quantization_config=models.TurboQuantization(
+            turbo=models.TurboQuantQuantizationConfig(bits=models.TurboQuantBitSize.BITS4)
+        ),
+        metadata=metadata,
+    )
+    Collection(edge, "notes").create_missing_indexes()
+    vectors = [dict(point.vector) for point in points if isinstance(point.vector, dict)]
+    vectors[0]["dense"] = [2.0, *[0.0] * (DIM - 1)]
+    edge.upsert(
+        "notes",
+        [
+            models.PointStruct(id=point.id, vector=vector, payload=point.payload)
+            for point, vector in zip(points, vectors, strict=True)
+        ],
+    )
+    found = look(edge)
+    assert kinds(found) == ["vectors", "damaged"]
+    assert "compared by Dot" in found.findings[0].what
+    assert "of length 2" in found.findings[1].what
+
+
+def test_a_sample_of_the_vectors_is_looked_at_unless_all_are(
+    edge: EdgeClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ragkit.point_checks.SAMPLE", 2)
+    monkeypatch.setattr("ragkit.point_checks._TEXT_PAGE", 2)
+    indexed(edge, folder)
+    last = max(stored(edge))
+    overwrite(edge, last, [0.0] * DIM)
+    sampled, full = look(edge), look(edge, full=True)
+    assert (sampled.vectors, sampled.findings) == (2, ())
+    assert (full.vectors, kinds(full)) == (len(stored(edge)), ["damaged"])
+    assert mend(edge, full=True)[1].findings == ()
+
+
+@pytest.mark.parametrize("vector", ["dense", "bm25"])
+def test_a_missing_vector_is_found_and_made_again(
+    client: QdrantBase, folder: Path, vector: str
+) -> None:
+    indexed(client, folder)
+    client.delete_vectors("notes", [vector], [chunk(folder, "keys.md", 0)])
+    finding = only(look(client))
+    assert (finding.kind, finding.severity) == ("missing", "error")
+    assert f"keys.md (no {vector})" in finding.what
+    assert mend(client)[1].findings == ()
+
+
+def test_a_missing_index_is_found_and_created(client: QdrantBase, folder: Path) -> None:
+    indexed(client, folder)
+    client.delete_payload_index("notes", "source")
+    finding = only(look(client))
+    assert (finding.kind, finding.severity, finding.subjects) == ("index", "error", ("source",))
+    said, left = mend(client)
+    assert said == ["created the keyword index on 'source'"]
+    assert left.findings == ()
+    assert PAYLOAD_INDEXES.keys() <= client.get_collection("notes").payload_schema.keys()
+
+
+def test_an_index_of_another_type_is_found_and_replaced(client: QdrantBase, folder: Path) -> None:
+    indexed(client, folder)
+    client.delete_payload_index("notes", "source")
+    client.create_payload_index("notes", "source", field_schema=models.PayloadSchemaType.TEXT)
+    finding = only(look(client))
+    assert finding.kind == "index"
+    assert "of type text, not keyword" in finding.what
+    assert mend(client)[1].findings == ()
+
+
+def test_the_index_of_tenants_belongs_to_those_needed(client: QdrantBase, folder: Path) -> None:
+    indexed(client, folder, tenant="acme")
+    client.delete_payload_index("notes", "tenant")
+    assert only(look(client)).subjects == ("tenant",)
+    assert mend(client)[1].findings == ()
+
+
+def test_metadata_without_an_index_is_a_note(client: QdrantBase) -> None:
+    docs = Collection(
+        client, "notes", embedder=HashEmbedder(DIM), payload_indexes={"metadata.year": "integer"}
+    )
+    note = Document(source="a", title="T", text="Words.", metadata={"year": 2020, "author": "x"})
+    Indexer(docs).add([note])
+    finding = only(look(client))
+    assert (finding.kind, finding.severity) == ("unindexed", "note")
+    assert finding.subjects == ("metadata.author",)
+    assert look(client).healthy
+
+
+def test_a_collection_without_a_manifest_is_an_error(client: QdrantBase, folder: Path) -> None:
+    indexed(client, folder)
+    client.update_collection("notes", metadata={"ragkit": None})
+    found = look(client)
+    assert kinds(found) == ["manifest"]
+    assert "not made by ragkit" in found.findings[0].what
+    assert is_ours(client, "notes")  # by the name of the version
+    with_plain_name = {"dense": models.VectorParams(size=4, distance=models.Distance.COSINE)}
+    client.create_collection("theirs", vectors_config=with_plain_name)
+    assert not is_ours(client, "theirs")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"schema": 99}, "schema version 99"),
+        ({"extra": 1}, "damaged manifest"),
+        ({"dim": "many"}, "dim 'many'"),
+        ({"dim": None}, "embedder 'hash-v1 dim=32' with dim None"),
+        ({"avg_len": 0}, "avg_len 0"),
+        ({"avg_len": "long"}, "avg_len 'long'"),
+        ({"language": "klingon"}, "klingon"),
+        ({"quantization": "magic"}, "quantization 'magic'"),
+        ({"tenancy": "maybe"}, "tenancy 'maybe'"),
+    ],
+)
+def test_a_manifest_that_cannot_be_is_an_error(
+    client: QdrantBase, folder: Path, change: dict[str, Any], said: str
+) -> None:
+    docs = indexed(client, folder)
+    held = docs.manifest.to_metadata()["ragkit"]
+    client.update_collection("notes", metadata={"ragkit": {**held, **change}})
+    finding = only(look(client))
+    assert (finding.kind, finding.severity) == ("manifest", "error")
+    assert said in finding.what
+
+
+def test_vectors_of_other_names_and_sizes_are_errors(client: QdrantBase) -> None:
+    docs = Collection(client, "notes", embedder=HashEmbedder(DIM), quantization="none")
+    docs.create(avg_len=5)
+    metadata = docs.manifest.to_metadata()
+    docs.drop()
+    cosine = models.Distance.COSINE
+    client.create_collection(
+        "notes",
+        vectors_config={
+            "dense": models.VectorParams(size=16, distance=cosine),
+            "image": models.VectorParams(size=4, distance=cosine),
+        },
+        sparse_vectors_config={"bm25": models.SparseVectorParams()},
+        metadata=metadata,
+    )
+    Collection(client, "notes").create_missing_indexes()
+    said = " / ".join(each.what for each in look(client).findings if each.kind == "vectors")
+    assert "16 dimensions, the manifest says 32" in said
+    assert "without their rarity" in said
+    assert "does not use: image" in said
+
+
+def test_a_collection_without_the_named_vectors_is_an_error(client: QdrantBase) -> None:
+    docs = Collection(client, "notes", embedder=HashEmbedder(DIM), quantization="none")
+    docs.create(avg_len=5)
+    metadata = docs.manifest.to_metadata()
+    docs.drop()
+    only_image = {"image": models.VectorParams(size=4, distance=models.Distance.COSINE)}
+    client.create_collection("notes", vectors_config=only_image, metadata=metadata)
+    Collection(client, "notes").create_missing_indexes()
+    said = [each.what for each in look(client).findings if each.severity == "error"]
+    assert said == ["it has no vectors named bm25, dense"]
+
+
+def test_another_quantization_than_the_manifest_says_is_a_warning(
+    client: QdrantBase, folder: Path
+) -> None:
+    docs = indexed(client, folder, quantization="scalar")
+    docs.record(replace(docs.manifest, quantization="binary-2bit"))
+    found = look(client)
+    assert kinds(found) == ["quantization"]
+    assert "says quantization 'binary-2bit', the collection has scalar" in found.findings[0].what
+
+
+def test_an_average_far_from_the_real_one_is_a_note(client: QdrantBase, folder: Path) -> None:
+    docs = indexed(client, folder)
+    docs.record(replace(docs.manifest, avg_len=docs.manifest.avg_len * 3))
+    finding = only(look(client))
+    assert (finding.kind, finding.severity) == ("average", "note")
+
+
+def test_an_empty_version_is_found_and_dropped(client: QdrantBase, folder: Path) -> None:
+    docs = indexed(client, folder)
+    made = docs.create_version(docs.manifest)
+    finding = only(look(client))
+    assert (finding.kind, finding.severity, finding.subjects) == ("orphan", "warning", (made,))
+    said, left = mend(client)
+    assert said == ["dropped the empty 'notes.v2'"]
+    assert left.findings == ()
+    assert not client.collection_exists("notes.v2")
+
+
+def test_an_empty_version_of_no_name_at_all_is_dropped(client: QdrantBase, folder: Path) -> None:
+    docs = indexed(client, folder)
+    manifest = docs.manifest
+    docs.drop()
+    docs.create_version(manifest)
+    assert only(look(client, "notes.v1")).kind == "orphan"
+    mend(client, "notes.v1")
+    assert not client.collection_exists("notes.v1")
+
+
+def test_an_orphan_that_has_been_put_to_use_meanwhile_is_kept(
+    client: QdrantBase, folder: Path
+) -> None:
+    docs = indexed(client, folder)
+    docs.create_version(docs.manifest)
+    findings = look(client).findings
+    docs.use_version("notes.v2")
+    repair(Collection(client, "notes"), findings)
+    assert client.collection_exists("notes.v2")
+
+
+def test_an_unfinished_version_is_told_of_and_kept(client: QdrantBase, folder: Path) -> None:
+    docs = indexed(client, folder)
+    docs.create_version(replace(docs.manifest, filling="notes.v1"))
+    finding = only(look(client))
+    assert (finding.kind, finding.severity, finding.fixable) == ("unfinished", "warning", False)
+    assert "filled from notes.v1" in finding.what
+    assert only(look(client, "notes.v2")).kind == "unfinished"
+    mend(client)
+    assert client.collection_exists("notes.v2")
+
+
+def test_a_version_with_points_and_no_name_is_told_of(client: QdrantBase, folder: Path) -> None:
+    docs = indexed(client, folder)
+    docs.create_version(docs.manifest)
+    put(client, docs, str(uuid.UUID(int=7)), {"text": "a"})
+    docs.use_version("notes.v2")
+    put(client, docs, str(uuid.UUID(int=8)), {"text": "a"})
+    docs.use_version("notes.v1")
+    assert "unnamed" in kinds(look(client))
+
+
+def test_an_older_version_is_a_note_with_its_size(client: QdrantBase, folder: Path) -> None:
+    docs = indexed(client, folder)
+    count = len(stored(client))
+    docs.use_version(docs.create_version(docs.manifest))
+    finding = next(each for each in look(client).findings if each.kind == "older")
+    assert (finding.severity, finding.subjects) == ("note", ("notes.v1",))
+    assert f"{count} chunks" in finding.what
+    assert "--prune" in finding.remedy
+
+
+def test_a_damaged_store_is_a_finding(tmp_path: Path, folder: Path) -> None:
+    with EdgeClient(tmp_path / "db") as edge:
+        indexed(edge, folder)
+    (victim,) = [p for p in (tmp_path / "db").rglob("segment.json") if p.is_file()][:1]
+    victim.write_text("{")
+    with EdgeClient(tmp_path / "db") as edge:
+        finding = only(look(edge))
+        assert (finding.kind, finding.severity) == ("store", "error")
+        assert is_ours(edge, "notes")
