@@ -62,6 +62,13 @@ class Case:
         return own or self.info.config.quantization_config
 
 
+def lacking(case: Case, manifest: Manifest) -> list[str]:
+    """The names of vectors that a collection should have and has not."""
+    params = case.info.config.params
+    held = {*_dense_vectors(params), *(params.sparse_vectors or {})}
+    return sorted(_needed(manifest) - held)
+
+
 def check_server(case: Case) -> Iterator[Finding]:
     """A server older than what ragkit needs, or than what it is tested with."""
     info = server_info(case.client)
@@ -94,10 +101,8 @@ def check_vectors(case: Case, manifest: Manifest) -> Iterator[Finding]:
     """Vectors of other names, sizes or distances than the manifest says."""
     params = case.info.config.params
     dense, sparse = _dense_vectors(params), params.sparse_vectors or {}
-    wanted = {BM25} if manifest.dim is None else {DENSE, BM25}
-    lacking = sorted(wanted.difference(dense, sparse))
-    if lacking:
-        yield _wrong_vectors(case, f"it has no vectors named {listed(lacking)}")
+    if absent := lacking(case, manifest):
+        yield _wrong_vectors(case, f"it has no vectors named {listed(absent)}")
     held = dense.get(DENSE)
     if held is not None and manifest.dim is not None:
         if held.size != manifest.dim:
@@ -109,7 +114,7 @@ def check_vectors(case: Case, manifest: Manifest) -> Iterator[Finding]:
     if BM25 in sparse and sparse[BM25].modifier is not models.Modifier.IDF:
         what = "keywords are ranked without their rarity (no modifier IDF)"
         yield _wrong_vectors(case, what)
-    extra = sorted({*dense, *sparse} - wanted)
+    extra = sorted({*dense, *sparse} - _needed(manifest))
     if extra:
         yield Finding(
             kind="vectors",
@@ -124,16 +129,16 @@ def check_indexes(case: Case, manifest: Manifest) -> Iterator[Finding]:
     """Payload indexes that ragkit needs."""
     held = case.info.payload_schema
     wanted = payload_indexes(embedded=case.embedded, tenancy=manifest.tenancy, own={})
-    lacking = sorted(wanted.keys() - held.keys())
-    if lacking:
+    missing = sorted(wanted.keys() - held.keys())
+    if missing:
         yield Finding(
             kind="index",
             severity="error",
-            what=f"payload indexes are missing: {listed(lacking)}; what counts or filters by them "
+            what=f"payload indexes are missing: {listed(missing)}; what counts or filters by them "
             "is slow or fails",
             remedy=f"ragkit doctor --collection {case.name} --fix",
             fixable=True,
-            subjects=tuple(lacking),
+            subjects=tuple(missing),
         )
     for field in sorted(wanted.keys() & held.keys()):
         expected, found = index_type(wanted[field]), held[field].data_type
@@ -297,6 +302,10 @@ def _manifest_faults(manifest: Manifest) -> Iterator[str]:
             Quantization.of(str(manifest.quantization))
     except ValueError:
         yield f"quantization {manifest.quantization!r}"
+
+
+def _needed(manifest: Manifest) -> set[str]:
+    return {BM25} if manifest.dim is None else {BM25, DENSE}
 
 
 def _dense_vectors(params: models.CollectionParams) -> Mapping[str, models.VectorParams]:

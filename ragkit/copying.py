@@ -138,6 +138,10 @@ class _Plan:
     def is_to_edge(self) -> bool:
         return isinstance(self.destination, EdgeClient)
 
+    @property
+    def page(self) -> int:
+        return page_of(self.held.dim, self.info.config)
+
 
 def _planned(source: Collection, destination: QdrantBase, name: str, settings: Settings) -> _Plan:
     held = Collection(source.client, source.name).open()
@@ -180,6 +184,7 @@ def _begun(plan: _Plan) -> Version:
             tenancy="payload" if by_key else plan.held.tenancy,
         ),
         source=Points(plan.source, plan.physical),
+        page=plan.page,
         quantization=custom and placed(custom, embedded=plan.is_to_edge),
         instead_of=None,
         settings=plan.settings,
@@ -191,7 +196,7 @@ def _origin(plan: _Plan) -> Source:
         points=Points(plan.source, plan.physical),
         change=copied(plan.destination),
         vectors=(BM25,) if plan.held.dim is None else (DENSE, BM25),
-        page=page_of(plan.held.dim, plan.info.config),
+        page=plan.page,
         total=plan.info.points_count or 0,
     )
 

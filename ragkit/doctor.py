@@ -18,7 +18,7 @@ from qdrant_client.client_base import QdrantBase
 from qdrant_client.http.exceptions import ResponseHandlingException
 
 from ragkit.collection import Collection
-from ragkit.config_checks import CHECKS, Case, check_manifest, check_server
+from ragkit.config_checks import CHECKS, Case, check_manifest, check_server, lacking
 from ragkit.delivery import deliver
 from ragkit.errors import CollectionMismatch, CollectionNotFound, StoreCorrupt, StoreLocked
 from ragkit.findings import Examination, Finding, Repair
@@ -129,13 +129,12 @@ class _Visit:
             self._add("server version", check_server(case))
         self._add("versions", check_versions(case))
         manifest = self._manifest()
-        if manifest is None:
+        if manifest is None or self._is_in_the_making():
             return
         for area, checks in CHECKS.items():
             if not (case.embedded and area == "replicas"):
                 self._add(area, (found for check in checks for found in check(case, manifest)))
-        if manifest.filling is None:
-            self._look_at_points(manifest, full=full)
+        self._look_at_points(manifest, full=full)
 
     def report(self) -> Examination:
         return Examination(
@@ -167,6 +166,12 @@ class _Visit:
         self._add("manifest", faults)
         return None if faults else manifest
 
+    def _is_in_the_making(self) -> bool:
+        """Whether all that it lacks may still come, or it is a left-over that lacks everything."""
+        here = (self._case.current,)
+        kinds = ("unfinished", "orphan")
+        return any(each.kind in kinds and each.subjects == here for each in self._findings)
+
     def _look_at_points(self, manifest: Manifest, *, full: bool) -> None:
         case, tenant = self._case, self._collection.tenant
         key = tenant if manifest.tenancy == "shard" else None
@@ -182,6 +187,8 @@ class _Visit:
         self, points: Points, manifest: Manifest, census: Census, advice: Advice, *, full: bool
     ) -> None:
         case = self._case
+        if lacking(case, manifest):
+            return
         found = list(check_absent(points, manifest, census, advice, page=self._page))
         try:
             sample = take_sample(points, manifest, full=full, page=self._page)

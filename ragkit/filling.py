@@ -104,6 +104,7 @@ def begin(
     wanted: Manifest,
     *,
     source: Points,
+    page: int,
     quantization: models.QuantizationConfig | None,
     instead_of: str | None,
     settings: Mapping[str, object],
@@ -117,6 +118,7 @@ def begin(
         maker: Under the public name, with the settings of the new version.
         wanted: The manifest to give it; `filling` is set.
         source: What it is made of.
+        page: Points to read of it at once.
         quantization: What its manifest calls "custom"; None if it has a name.
         instead_of: What the name stands for now; None for nothing.
         settings: Those of placement that were asked for.
@@ -129,7 +131,7 @@ def begin(
             continue
         if found is None and _alike(held, wanted) and _made_so(maker, each, quantization, settings):
             own = Points(maker.client, each)
-            if held.filling is not None or state_of(own) == state_of(source):
+            if held.filling is not None or _is_copy(own, source, page):
                 found = each
                 continue
         if held.filling is not None:
@@ -304,6 +306,10 @@ def _alike(held: Manifest, wanted: Manifest) -> bool:
     return replace(held, filling=None, created_with="") == replace(
         wanted, filling=None, created_with=""
     )
+
+
+def _is_copy(made: Points, source: Points, page: int) -> bool:
+    return state_of(made, page=page) == state_of(source, page=page)
 
 
 def _made_so(

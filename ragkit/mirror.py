@@ -28,10 +28,10 @@ from ragkit.points import Points
 from ragkit.schema import DENSE
 from ragkit.tenancy import TENANT
 
-_PAGE_BYTES = 24_000_000  # in memory, of a page with its vectors; some pages are there at once
+_PAGE_BYTES = 32_000_000  # in memory, of a page with its vectors; some pages are there at once
 _BYTES_PER_NUMBER = 32  # of a vector as a Python list
 _BYTES_PER_PAYLOAD = 8_000
-_MOST = 512  # points of a page
+_MOST = 1000  # points of a page; the embedded engine flushes after each
 
 _REQUEST_BYTES = 16_000_000  # a server takes 32 MB
 _JSON_BYTES_PER_NUMBER = 12
@@ -128,7 +128,7 @@ def mirror(
     *,
     change: Change,
     vectors: Sequence[str],
-    page: int = _MOST,
+    page: int,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Mirrored:
     """Make the target's points those of the source, changed: write what differs, delete the rest.
@@ -173,25 +173,23 @@ def mirror(
     )
 
 
-def state_of(source: Points, *, page: int = _MOST) -> int:
+def state_of(source: Points, *, page: int) -> int:
     """The state of a collection as `Mirrored` has it, from what is there now."""
     records = source.scroll(fields=_KEYS, page=page)
     return _combined(hash(_key(record)) for record in records)
 
 
-def page_of(dim: int | None, *configs: models.CollectionConfig, most: int = _MOST) -> int:
+def page_of(dim: int | None, config: models.CollectionConfig) -> int:
     """How many points to read at once: few enough for the memory, and for strict servers.
 
     Args:
         dim: The width of the vectors that are read; None for none.
-        configs: Of the collections that are asked.
-        most: Never more.
+        config: Of the collection that is read.
     """
-    limits = [most, _PAGE_BYTES // ((dim or 0) * _BYTES_PER_NUMBER + _BYTES_PER_PAYLOAD)]
-    for config in configs:
-        strict = config.strict_mode_config
-        if strict is not None and strict.enabled:
-            limits += [strict.max_query_limit or most, strict.condition_max_size or most]
+    limits = [_MOST, _PAGE_BYTES // ((dim or 0) * _BYTES_PER_NUMBER + _BYTES_PER_PAYLOAD)]
+    strict = config.strict_mode_config
+    if strict is not None and strict.enabled:
+        limits += [strict.max_query_limit or _MOST, strict.condition_max_size or _MOST]
     return max(1, min(limits))
 
 

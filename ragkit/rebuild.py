@@ -59,8 +59,6 @@ from ragkit.versions import base, number, physical, versions
 
 Way: TypeAlias = Literal["copied", "cut", "embedded", "left out"]
 
-_TEXTS = 1000  # given to an embedder at once: enough to keep it busy
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RebuildReport:
@@ -197,6 +195,14 @@ class _Plan:
     @property
     def name(self) -> str:
         return self.collection.name
+
+    @property
+    def keeps_dense(self) -> bool:
+        return self.vectors in ("copied", "cut") and self.held.dim is not None
+
+    @property
+    def page(self) -> int:
+        return page_of(self.held.dim if self.keeps_dense else None, self.info.config)
 
     @property
     def is_embedded(self) -> bool:
@@ -351,6 +357,7 @@ class _Rebuild:
             maker,
             plan.wanted,
             source=Points(plan.client, plan.current),
+            page=plan.page,
             quantization=custom and placed(custom, embedded=plan.is_embedded),
             instead_of=plan.current,
             settings=plan.settings,
@@ -358,17 +365,11 @@ class _Rebuild:
 
     def _source(self, version: Version) -> Source:
         plan = self._plan
-        is_read = plan.vectors in ("copied", "cut") and plan.held.dim is not None
-        page = page_of(
-            plan.held.dim if is_read else None,
-            plan.info.config,
-            most=_TEXTS if plan.vectors == "embedded" else 512,
-        )
         return Source(
             points=Points(plan.client, plan.current),
             change=self._change(version),
-            vectors=(DENSE, BM25) if is_read else (BM25,),
-            page=page,
+            vectors=(DENSE, BM25) if plan.keeps_dense else (BM25,),
+            page=plan.page,
             total=plan.info.points_count or 0,
         )
 

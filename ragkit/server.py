@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-from qdrant_client import AsyncQdrantClient, models
+from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 
 from ragkit.delivery import deliver
@@ -106,7 +106,7 @@ class ServerInfo:
 
 
 # Weak, so that what is remembered of a client goes with it.
-_known: WeakKeyDictionary[QdrantBase | AsyncQdrantClient, ServerInfo] = WeakKeyDictionary()
+_known: WeakKeyDictionary[QdrantBase, ServerInfo] = WeakKeyDictionary()
 
 
 def server_info(client: QdrantBase) -> ServerInfo | None:
@@ -147,7 +147,7 @@ def require(client: QdrantBase, feature: Feature) -> None:
         info.require(feature)
 
 
-def remember(client: QdrantBase | AsyncQdrantClient, info: ServerInfo) -> None:
+def remember(client: QdrantBase, info: ServerInfo) -> None:
     """Spare a client the question that has been answered."""
     _known[client] = info
 

@@ -11,7 +11,7 @@ from ragkit.config_checks import Case
 from ragkit.delivery import deliver
 from ragkit.edge import EdgeClient
 from ragkit.errors import CollectionMismatch, StoreError
-from ragkit.findings import Finding, counted
+from ragkit.findings import Finding, Severity, counted
 from ragkit.manifest import Manifest
 from ragkit.points import Points
 from ragkit.versions import base, number, versions
@@ -20,8 +20,11 @@ from ragkit.versions import base, number, versions
 def check_versions(case: Case) -> Iterator[Finding]:
     """Versions beside the one that the name stands for, or one that has no name."""
     named = set(aliased(case.client).values())
+    manifest = _manifest(case.current, case.info)
     if case.current not in named and base(case.current) is not None:
         yield from _unnamed(case, case.current, case.info)
+    elif manifest is not None and manifest.filling is not None:
+        yield _unfinished(case.current, manifest, "error")
     for version in versions(case.client, case.name):
         if version != case.current and version not in named:
             yield from _beside(case, version)
@@ -78,15 +81,7 @@ def _unnamed(case: Case, version: str, info: models.CollectionInfo) -> Iterator[
     if manifest is None:
         return
     if manifest.filling is not None:
-        yield Finding(
-            kind="unfinished",
-            severity="warning",
-            what=f"{version!r} is not complete: it is being filled from {manifest.filling}, or was "
-            "until that was cut off",
-            remedy="run the rebuild or copy again, which goes on from there, or give it up: "
-            f"ragkit drop {version}",
-            subjects=(version,),
-        )
+        yield _unfinished(version, manifest, "warning")
     elif is_empty(case.client, version):
         yield Finding(
             kind="orphan",
@@ -98,6 +93,18 @@ def _unnamed(case: Case, version: str, info: models.CollectionInfo) -> Iterator[
         )
     else:
         yield _complete_and_unnamed(version, info)
+
+
+def _unfinished(version: str, manifest: Manifest, severity: Severity) -> Finding:
+    return Finding(
+        kind="unfinished",
+        severity=severity,
+        what=f"{version!r} is not complete: it is being filled from {manifest.filling}, or was "
+        "until that was cut off",
+        remedy="run the rebuild or copy again, which goes on from there, or give it up: "
+        f"ragkit drop {version}",
+        subjects=(version,),
+    )
 
 
 def _complete_and_unnamed(version: str, info: models.CollectionInfo) -> Finding:

@@ -1,24 +1,28 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import qdrant_edge as engine
-from qdrant_client import models
+from qdrant_client import QdrantClient, models
 from qdrant_client.client_base import QdrantBase
+from qdrant_standin import running
 
+from ragkit.chunks import Chunk
 from ragkit.collection import Collection
 from ragkit.doctor import Examination, Finding, examine, is_ours, repair
 from ragkit.documents import Document
 from ragkit.edge import EdgeClient
-from ragkit.embeddings import HashEmbedder
-from ragkit.errors import CollectionNotFound
+from ragkit.embeddings import HashEmbedder, Vectors
+from ragkit.errors import CollectionNotFound, QuotaExhausted, StoreFull
 from ragkit.indexer import Indexer
 from ragkit.schema import PAYLOAD_INDEXES, point_id
+from ragkit.stores import connect
 
 DIM = 32
 
@@ -33,6 +37,16 @@ def folder(tmp_path: Path) -> Path:
         "\n\n".join(f"Part {n} " + f"tells of thing{n} at length. " * 40 for n in range(12))
     )
     return root
+
+
+@pytest.fixture(params=["rest", "grpc"])
+def standin_client(
+    request: pytest.FixtureRequest, open_store: Callable[[str], QdrantBase]
+) -> QdrantClient:
+    """The stand-in for a server, over each protocol."""
+    client = open_store(request.param)
+    assert isinstance(client, QdrantClient)
+    return client
 
 
 def indexed(client: QdrantBase, folder: Path, **options: Any) -> Collection:
@@ -89,10 +103,10 @@ def test_a_healthy_collection_has_no_finding(client: QdrantBase, folder: Path) -
     assert {"manifest", "payload indexes", "documents", "point ids", "vectors"} <= set(found.fine)
 
 
-def test_a_healthy_keyword_collection_has_no_finding(client: QdrantBase, folder: Path) -> None:
+def test_a_healthy_keyword_collection_has_no_finding(edge: EdgeClient, folder: Path) -> None:
     (folder / "stop.txt").write_text("the and of\n")  # rightly without a vector of keywords
-    indexed(client, folder, embedder=None)
-    found = look(client)
+    indexed(edge, folder, embedder=None)
+    found = look(edge)
     assert (found.findings, found.vectors) == ((), 0)
 
 
@@ -111,15 +125,15 @@ def test_healthy_tenants_have_no_finding(client: QdrantBase, folder: Path) -> No
     assert (found.findings, found.documents) == ((), 6)
 
 
-def test_a_tenant_has_only_its_own_points_examined(client: QdrantBase, folder: Path) -> None:
+def test_a_tenant_has_only_its_own_points_examined(edge: EdgeClient, folder: Path) -> None:
     for tenant in ("acme", "zeta"):
-        indexed(client, folder, tenant=tenant)
-    assert examine(Collection(client, "notes", tenant="acme")).documents == 3
+        indexed(edge, folder, tenant=tenant)
+    assert examine(Collection(edge, "notes", tenant="acme")).documents == 3
 
 
-def test_what_is_not_there_is_an_error(client: QdrantBase) -> None:
+def test_what_is_not_there_is_an_error(edge: EdgeClient) -> None:
     with pytest.raises(CollectionNotFound, match="no collection 'notes'"):
-        look(client)
+        look(edge)
 
 
 def test_a_document_that_lost_a_chunk_is_found_and_indexed_again(
@@ -138,102 +152,98 @@ def test_a_document_that_lost_a_chunk_is_found_and_indexed_again(
     assert stored(client) == before
 
 
-def test_a_chunk_beyond_the_end_is_found_and_taken_away(client: QdrantBase, folder: Path) -> None:
-    docs = indexed(client, folder)
-    before = stored(client)
+def test_a_chunk_beyond_the_end_is_found_and_taken_away(edge: EdgeClient, folder: Path) -> None:
+    docs = indexed(edge, folder)
+    before = stored(edge)
     id_ = chunk(folder, "bananas.txt", 0)
     extra = chunk(folder, "bananas.txt", 7)
-    put(client, docs, extra, {**before[id_], "ordinal": 7})
-    finding = only(look(client))
+    put(edge, docs, extra, {**before[id_], "ordinal": 7})
+    finding = only(look(edge))
     assert finding.kind == "incomplete"
     assert "2 chunks up to number 7, and there should be 1" in finding.what
-    _, left = mend(client)
+    _, left = mend(edge)
     assert left.findings == ()
-    assert stored(client) == before
+    assert stored(edge) == before
 
 
 def put(client: QdrantBase, docs: Collection, id_: str, payload: dict[str, Any]) -> None:
     """Write a point past ragkit."""
-    vector: dict[str, Any] = {"bm25": models.SparseVector(indices=[1], values=[1.0])}
+    vector: Any = {"bm25": models.SparseVector(indices=[1], values=[1.0])}
     if docs.embedder is not None:
         vector["dense"] = HashEmbedder(DIM).embed_query("a").tolist()
     point = models.PointStruct(id=id_, vector=vector, payload=payload)
     client.upsert(docs.name, [point], wait=True)
 
 
-def test_only_the_documents_concerned_are_indexed_again(client: QdrantBase, folder: Path) -> None:
-    indexed(client, folder)
-    client.delete("notes", [chunk(folder, "long.txt", 2)])
+def test_only_the_documents_concerned_are_indexed_again(edge: EdgeClient, folder: Path) -> None:
+    indexed(edge, folder)
+    edge.delete("notes", [chunk(folder, "long.txt", 2)])
     (folder / "keys.md").write_text("# Keys\n\nNever mind.\n")
     (folder / "bananas.txt").unlink()
     (folder / "new.txt").write_text("Something new.")
-    mend(client)
-    sources = {payload["source"] for payload in stored(client).values()}
+    mend(edge)
+    sources = {payload["source"] for payload in stored(edge).values()}
     assert sources == {"keys.md", "bananas.txt", "long.txt"}
-    texts = [each["text"] for each in stored(client).values() if each["source"] == "keys.md"]
+    texts = [each["text"] for each in stored(edge).values() if each["source"] == "keys.md"]
     assert "90 days" in texts[0]
 
 
-def test_a_document_whose_file_is_gone_is_left_to_a_person(
-    client: QdrantBase, folder: Path
-) -> None:
-    indexed(client, folder)
-    client.delete("notes", [chunk(folder, "long.txt", 2)])
+def test_a_document_whose_file_is_gone_is_left_to_a_person(edge: EdgeClient, folder: Path) -> None:
+    indexed(edge, folder)
+    edge.delete("notes", [chunk(folder, "long.txt", 2)])
     (folder / "long.txt").unlink()
-    before = stored(client)
-    said, left = mend(client)
+    before = stored(edge)
+    said, left = mend(edge)
     assert "the file is gone" in said[0]
     assert "ragkit remove" in said[0]
     assert kinds(left) == ["incomplete"]
-    assert stored(client) == before
+    assert stored(edge) == before
 
 
-def test_an_emptied_folder_is_not_taken_for_deleted_files(client: QdrantBase, folder: Path) -> None:
-    indexed(client, folder)
-    client.delete("notes", [chunk(folder, "long.txt", 0)])
-    before = stored(client)
+def test_an_emptied_folder_is_not_taken_for_deleted_files(edge: EdgeClient, folder: Path) -> None:
+    indexed(edge, folder)
+    edge.delete("notes", [chunk(folder, "long.txt", 0)])
+    before = stored(edge)
     for file in folder.iterdir():
         file.unlink()
-    said, left = mend(client)
+    said, left = mend(edge)
     assert "there are no files in" in said[0]
     assert kinds(left) == ["stray"]
-    assert stored(client) == before
+    assert stored(edge) == before
 
 
-def test_documents_of_no_folder_here_are_not_for_fixing(client: QdrantBase) -> None:
-    docs = Collection(client, "notes", embedder=HashEmbedder(DIM))
+def test_documents_of_no_folder_here_are_not_for_fixing(edge: EdgeClient) -> None:
+    docs = Collection(edge, "notes", embedder=HashEmbedder(DIM))
     Indexer(docs).add([Document(source="a", title="T", text="Some words. " * 2000)])
-    client.delete("notes", [point_id("documents", "a", 1)])
-    finding = only(look(client))
+    edge.delete("notes", [point_id("documents", "a", 1)])
+    finding = only(look(edge))
     assert (finding.kind, finding.fixable) == ("incomplete", False)
     assert "there is no folder 'documents' here" in finding.remedy
-    assert mend(client)[0] == []
+    assert mend(edge)[0] == []
 
 
 def test_chunks_without_a_commit_record_are_completed_from_their_file(
-    client: QdrantBase, folder: Path
+    edge: EdgeClient, folder: Path
 ) -> None:
-    indexed(client, folder)
-    before = stored(client)
-    client.delete("notes", [chunk(folder, "long.txt", 0)])
-    finding = only(look(client))
+    indexed(edge, folder)
+    before = stored(edge)
+    edge.delete("notes", [chunk(folder, "long.txt", 0)])
+    finding = only(look(edge))
     assert (finding.kind, finding.severity, finding.subjects) == ("stray", "warning", ("long.txt",))
-    assert mend(client)[1].findings == ()
-    assert stored(client) == before
+    assert mend(edge)[1].findings == ()
+    assert stored(edge) == before
 
 
-def test_chunks_without_a_commit_record_go_with_their_file(
-    client: QdrantBase, folder: Path
-) -> None:
-    indexed(client, folder)
-    before = stored(client)
-    client.delete("notes", [chunk(folder, "long.txt", 0)])
+def test_chunks_without_a_commit_record_go_with_their_file(edge: EdgeClient, folder: Path) -> None:
+    indexed(edge, folder)
+    before = stored(edge)
+    edge.delete("notes", [chunk(folder, "long.txt", 0)])
     (folder / "long.txt").unlink()
-    said, left = mend(client)
+    said, left = mend(edge)
     assert "chunks of files that are gone" in said[0]
     assert left.healthy
     kept = {id_ for id_, each in before.items() if each["source"] != "long.txt"}
-    assert set(stored(client)) == kept
+    assert set(stored(edge)) == kept
 
 
 def test_chunks_of_another_version_are_deleted_beside_a_complete_document(
@@ -277,20 +287,18 @@ def test_foreign_points_are_told_of_and_never_touched(client: QdrantBase, folder
     assert stored(client) == before
 
 
-def test_a_document_that_foreign_points_claim_is_left_alone(
-    client: QdrantBase, folder: Path
-) -> None:
-    docs = indexed(client, folder)
-    payload = stored(client)[chunk(folder, "long.txt", 1)]
-    put(client, docs, str(uuid.UUID(int=7)), payload)
-    client.delete("notes", [chunk(folder, "long.txt", 2)])
-    before = stored(client)
-    found = look(client)
+def test_a_document_that_foreign_points_claim_is_left_alone(edge: EdgeClient, folder: Path) -> None:
+    docs = indexed(edge, folder)
+    payload = stored(edge)[chunk(folder, "long.txt", 1)]
+    put(edge, docs, str(uuid.UUID(int=7)), payload)
+    edge.delete("notes", [chunk(folder, "long.txt", 2)])
+    before = stored(edge)
+    found = look(edge)
     assert kinds(found) == ["incomplete", "foreign"]
     assert not any(finding.fixable for finding in found.findings)
     claims_to_be_fixable = [replace(finding, fixable=True) for finding in found.findings]
-    repair(Collection(client, "notes"), claims_to_be_fixable)
-    assert stored(client) == before
+    repair(Collection(edge, "notes"), claims_to_be_fixable)
+    assert stored(edge) == before
 
 
 @pytest.mark.parametrize(
@@ -376,33 +384,33 @@ def test_a_missing_index_is_found_and_created(client: QdrantBase, folder: Path) 
     assert PAYLOAD_INDEXES.keys() <= client.get_collection("notes").payload_schema.keys()
 
 
-def test_an_index_of_another_type_is_found_and_replaced(client: QdrantBase, folder: Path) -> None:
-    indexed(client, folder)
-    client.delete_payload_index("notes", "source")
-    client.create_payload_index("notes", "source", field_schema=models.PayloadSchemaType.TEXT)
-    finding = only(look(client))
+def test_an_index_of_another_type_is_found_and_replaced(edge: EdgeClient, folder: Path) -> None:
+    indexed(edge, folder)
+    edge.delete_payload_index("notes", "source")
+    edge.create_payload_index("notes", "source", field_schema=models.PayloadSchemaType.TEXT)
+    finding = only(look(edge))
     assert finding.kind == "index"
     assert "of type text, not keyword" in finding.what
-    assert mend(client)[1].findings == ()
+    assert mend(edge)[1].findings == ()
 
 
-def test_the_index_of_tenants_belongs_to_those_needed(client: QdrantBase, folder: Path) -> None:
-    indexed(client, folder, tenant="acme")
-    client.delete_payload_index("notes", "tenant")
-    assert only(look(client)).subjects == ("tenant",)
-    assert mend(client)[1].findings == ()
+def test_the_index_of_tenants_belongs_to_those_needed(edge: EdgeClient, folder: Path) -> None:
+    indexed(edge, folder, tenant="acme")
+    edge.delete_payload_index("notes", "tenant")
+    assert only(look(edge)).subjects == ("tenant",)
+    assert mend(edge)[1].findings == ()
 
 
-def test_metadata_without_an_index_is_a_note(client: QdrantBase) -> None:
+def test_metadata_without_an_index_is_a_note(edge: EdgeClient) -> None:
     docs = Collection(
-        client, "notes", embedder=HashEmbedder(DIM), payload_indexes={"metadata.year": "integer"}
+        edge, "notes", embedder=HashEmbedder(DIM), payload_indexes={"metadata.year": "integer"}
     )
     note = Document(source="a", title="T", text="Words.", metadata={"year": 2020, "author": "x"})
     Indexer(docs).add([note])
-    finding = only(look(client))
+    finding = only(look(edge))
     assert (finding.kind, finding.severity) == ("unindexed", "note")
     assert finding.subjects == ("metadata.author",)
-    assert look(client).healthy
+    assert look(edge).healthy
 
 
 def test_a_collection_without_a_manifest_is_an_error(client: QdrantBase, folder: Path) -> None:
@@ -432,23 +440,23 @@ def test_a_collection_without_a_manifest_is_an_error(client: QdrantBase, folder:
     ],
 )
 def test_a_manifest_that_cannot_be_is_an_error(
-    client: QdrantBase, folder: Path, change: dict[str, Any], said: str
+    edge: EdgeClient, folder: Path, change: dict[str, Any], said: str
 ) -> None:
-    docs = indexed(client, folder)
+    docs = indexed(edge, folder)
     held = docs.manifest.to_metadata()["ragkit"]
-    client.update_collection("notes", metadata={"ragkit": {**held, **change}})
-    finding = only(look(client))
+    edge.update_collection("notes", metadata={"ragkit": {**held, **change}})
+    finding = only(look(edge))
     assert (finding.kind, finding.severity) == ("manifest", "error")
     assert said in finding.what
 
 
-def test_vectors_of_other_names_and_sizes_are_errors(client: QdrantBase) -> None:
-    docs = Collection(client, "notes", embedder=HashEmbedder(DIM), quantization="none")
+def test_vectors_of_other_names_and_sizes_are_errors(edge: EdgeClient) -> None:
+    docs = Collection(edge, "notes", embedder=HashEmbedder(DIM), quantization="none")
     docs.create(avg_len=5)
     metadata = docs.manifest.to_metadata()
     docs.drop()
     cosine = models.Distance.COSINE
-    client.create_collection(
+    edge.create_collection(
         "notes",
         vectors_config={
             "dense": models.VectorParams(size=16, distance=cosine),
@@ -457,39 +465,39 @@ def test_vectors_of_other_names_and_sizes_are_errors(client: QdrantBase) -> None
         sparse_vectors_config={"bm25": models.SparseVectorParams()},
         metadata=metadata,
     )
-    Collection(client, "notes").create_missing_indexes()
-    said = " / ".join(each.what for each in look(client).findings if each.kind == "vectors")
+    Collection(edge, "notes").create_missing_indexes()
+    said = " / ".join(each.what for each in look(edge).findings if each.kind == "vectors")
     assert "16 dimensions, the manifest says 32" in said
     assert "without their rarity" in said
     assert "does not use: image" in said
 
 
-def test_a_collection_without_the_named_vectors_is_an_error(client: QdrantBase) -> None:
-    docs = Collection(client, "notes", embedder=HashEmbedder(DIM), quantization="none")
+def test_a_collection_without_the_named_vectors_is_an_error(edge: EdgeClient) -> None:
+    docs = Collection(edge, "notes", embedder=HashEmbedder(DIM), quantization="none")
     docs.create(avg_len=5)
     metadata = docs.manifest.to_metadata()
     docs.drop()
     only_image = {"image": models.VectorParams(size=4, distance=models.Distance.COSINE)}
-    client.create_collection("notes", vectors_config=only_image, metadata=metadata)
-    Collection(client, "notes").create_missing_indexes()
-    said = [each.what for each in look(client).findings if each.severity == "error"]
-    assert said == ["it has no vectors named bm25, dense"]
+    edge.create_collection("notes", vectors_config=only_image, metadata=metadata)
+    Collection(edge, "notes").create_missing_indexes()
+    said = [each.what for each in look(edge).findings if each.severity == "error"]
+    assert said[0] == "it has no vectors named bm25, dense"
 
 
 def test_another_quantization_than_the_manifest_says_is_a_warning(
-    client: QdrantBase, folder: Path
+    edge: EdgeClient, folder: Path
 ) -> None:
-    docs = indexed(client, folder, quantization="scalar")
+    docs = indexed(edge, folder, quantization="scalar")
     docs.record(replace(docs.manifest, quantization="binary-2bit"))
-    found = look(client)
+    found = look(edge)
     assert kinds(found) == ["quantization"]
     assert "says quantization 'binary-2bit', the collection has scalar" in found.findings[0].what
 
 
-def test_an_average_far_from_the_real_one_is_a_note(client: QdrantBase, folder: Path) -> None:
-    docs = indexed(client, folder)
+def test_an_average_far_from_the_real_one_is_a_note(edge: EdgeClient, folder: Path) -> None:
+    docs = indexed(edge, folder)
     docs.record(replace(docs.manifest, avg_len=docs.manifest.avg_len * 3))
-    finding = only(look(client))
+    finding = only(look(edge))
     assert (finding.kind, finding.severity) == ("average", "note")
 
 
@@ -504,56 +512,343 @@ def test_an_empty_version_is_found_and_dropped(client: QdrantBase, folder: Path)
     assert not client.collection_exists("notes.v2")
 
 
-def test_an_empty_version_of_no_name_at_all_is_dropped(client: QdrantBase, folder: Path) -> None:
-    docs = indexed(client, folder)
+def test_an_empty_version_of_no_name_at_all_is_dropped(edge: EdgeClient, folder: Path) -> None:
+    docs = indexed(edge, folder)
     manifest = docs.manifest
     docs.drop()
     docs.create_version(manifest)
-    assert only(look(client, "notes.v1")).kind == "orphan"
-    mend(client, "notes.v1")
-    assert not client.collection_exists("notes.v1")
+    assert only(look(edge, "notes.v1")).kind == "orphan"
+    mend(edge, "notes.v1")
+    assert not edge.collection_exists("notes.v1")
 
 
 def test_an_orphan_that_has_been_put_to_use_meanwhile_is_kept(
-    client: QdrantBase, folder: Path
+    edge: EdgeClient, folder: Path
 ) -> None:
-    docs = indexed(client, folder)
+    docs = indexed(edge, folder)
     docs.create_version(docs.manifest)
-    findings = look(client).findings
+    findings = look(edge).findings
     docs.use_version("notes.v2")
-    repair(Collection(client, "notes"), findings)
-    assert client.collection_exists("notes.v2")
+    repair(Collection(edge, "notes"), findings)
+    assert edge.collection_exists("notes.v2")
 
 
-def test_an_unfinished_version_is_told_of_and_kept(client: QdrantBase, folder: Path) -> None:
-    docs = indexed(client, folder)
+def test_an_unfinished_version_is_told_of_and_kept(edge: EdgeClient, folder: Path) -> None:
+    docs = indexed(edge, folder)
     docs.create_version(replace(docs.manifest, filling="notes.v1"))
-    finding = only(look(client))
+    finding = only(look(edge))
     assert (finding.kind, finding.severity, finding.fixable) == ("unfinished", "warning", False)
     assert "filled from notes.v1" in finding.what
-    assert only(look(client, "notes.v2")).kind == "unfinished"
-    mend(client)
-    assert client.collection_exists("notes.v2")
+    assert only(look(edge, "notes.v2")).kind == "unfinished"
+    mend(edge)
+    assert edge.collection_exists("notes.v2")
 
 
-def test_a_version_with_points_and_no_name_is_told_of(client: QdrantBase, folder: Path) -> None:
-    docs = indexed(client, folder)
+def test_a_version_with_points_and_no_name_is_told_of(edge: EdgeClient, folder: Path) -> None:
+    docs = indexed(edge, folder)
     docs.create_version(docs.manifest)
-    put(client, docs, str(uuid.UUID(int=7)), {"text": "a"})
+    put(edge, docs, str(uuid.UUID(int=7)), {"text": "a"})
     docs.use_version("notes.v2")
-    put(client, docs, str(uuid.UUID(int=8)), {"text": "a"})
+    put(edge, docs, str(uuid.UUID(int=8)), {"text": "a"})
     docs.use_version("notes.v1")
-    assert "unnamed" in kinds(look(client))
+    assert "unnamed" in kinds(look(edge))
 
 
-def test_an_older_version_is_a_note_with_its_size(client: QdrantBase, folder: Path) -> None:
-    docs = indexed(client, folder)
-    count = len(stored(client))
+def test_an_older_version_is_a_note_with_its_size(edge: EdgeClient, folder: Path) -> None:
+    docs = indexed(edge, folder)
+    count = len(stored(edge))
     docs.use_version(docs.create_version(docs.manifest))
-    finding = next(each for each in look(client).findings if each.kind == "older")
+    finding = next(each for each in look(edge).findings if each.kind == "older")
     assert (finding.severity, finding.subjects) == ("note", ("notes.v1",))
     assert f"{count} chunks" in finding.what
     assert "--prune" in finding.remedy
+
+
+def test_a_version_that_has_its_name_and_is_unfinished_is_an_error(
+    edge: EdgeClient, folder: Path
+) -> None:
+    docs = indexed(edge, folder)
+    docs.record(replace(docs.manifest, filling="old"))
+    finding = only(look(edge))
+    assert (finding.kind, finding.severity) == ("unfinished", "error")
+
+
+def test_a_grey_collection_is_optimized(edge: EdgeClient, folder: Path) -> None:
+    indexed(edge, folder)
+    edge.update_collection("notes", hnsw_config=models.HnswConfigDiff(ef_construct=50))
+    finding = only(look(edge))
+    assert (finding.kind, finding.severity, finding.fixable) == ("status", "warning", True)
+    assert mend(edge)[1].findings == ()
+
+
+def test_the_documents_of_shards_are_mended_in_their_shards(
+    standin_client: QdrantClient, folder: Path
+) -> None:
+    for tenant in ("acme", "zeta"):
+        indexed(standin_client, folder, tenant=tenant, shard_by_tenant=True)
+    assert look(standin_client).findings == ()
+    before = stored(standin_client)
+    corpus = folder.resolve().as_posix()
+    lost = [point_id(corpus, "long.txt", 2, tenant="zeta")]
+    standin_client.delete("notes", lost, shard_key_selector="zeta")
+    assert only(look(standin_client)).tenant == "zeta"
+    assert examine(Collection(standin_client, "notes", tenant="acme")).findings == ()
+    assert mend(standin_client)[1].findings == ()
+    assert stored(standin_client) == before
+
+
+def test_an_optimizer_that_is_held_back_is_let_go(
+    standin_client: QdrantClient, folder: Path
+) -> None:
+    indexed(standin_client, folder)
+    held = models.OptimizersConfigDiff(max_optimization_threads=0)
+    standin_client.update_collection("notes", optimizers_config=held)
+    finding = only(look(standin_client))
+    assert (finding.kind, finding.severity, finding.fixable) == ("optimizer", "warning", True)
+    said, left = mend(standin_client)
+    assert said == ["let the optimizer go on"]
+    assert left.findings == ()
+
+
+def test_a_threshold_that_keeps_everything_out_of_the_graph_is_a_warning(
+    standin_client: QdrantClient, folder: Path
+) -> None:
+    never = models.OptimizersConfigDiff(indexing_threshold=0)
+    indexed(standin_client, folder, optimizers_config=never)
+    finding = only(look(standin_client))
+    assert (finding.kind, finding.severity) == ("optimizer", "warning")
+    assert "indexing_threshold is 0" in finding.what
+
+
+def answering(
+    client: QdrantClient, monkeypatch: pytest.MonkeyPatch, method: str, **changes: Any
+) -> None:
+    """Let a method's answer have other values: those of a server in trouble."""
+    real = getattr(client, method)
+    monkeypatch.setattr(client, method, lambda name: real(name).model_copy(update=changes))
+
+
+def test_a_server_that_waits_to_be_woken_is_woken(
+    standin_client: QdrantClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indexed(standin_client, folder)
+    real, updates = standin_client.update_collection, []
+
+    def update(name: str, **change: Any) -> bool:
+        updates.append(change)
+        return real(name, **change)
+
+    monkeypatch.setattr(standin_client, "update_collection", update)
+    answering(standin_client, monkeypatch, "get_collection", status=models.CollectionStatus.GREY)
+    assert only(look(standin_client)).kind == "status"
+    mend(standin_client)
+    assert updates == [{"optimizers_config": models.OptimizersConfigDiff()}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "severity", "said"),
+    [
+        ({"status": models.CollectionStatus.YELLOW}, "note", "is optimizing it"),
+        ({"status": models.CollectionStatus.RED}, "error", "an update failed"),
+        (
+            {
+                "status": models.CollectionStatus.RED,
+                "optimizer_status": models.OptimizersStatusOneOf1(error="no space left"),
+            },
+            "error",
+            "no space left",
+        ),
+    ],
+)
+def test_the_status_is_told_with_its_reason(
+    standin_client: QdrantClient,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    severity: str,
+    said: str,
+) -> None:
+    indexed(standin_client, folder)
+    answering(standin_client, monkeypatch, "get_collection", **changes)
+    finding = only(look(standin_client))
+    assert (finding.kind, finding.severity, finding.fixable) == ("status", severity, False)
+    assert said in finding.what
+
+
+def test_fewer_replicas_than_asked_for_are_a_warning(
+    standin_client: QdrantClient, folder: Path
+) -> None:
+    indexed(standin_client, folder, replication_factor=2, shard_number=2)
+    finding = only(look(standin_client))
+    assert (finding.kind, finding.severity) == ("replicas", "warning")
+    assert "2 shards of 2 with fewer than 2 replicas: 0, 1" in finding.what
+
+
+@pytest.mark.parametrize(("local", "severity"), [("Active", "warning"), ("Dead", "error")])
+def test_replicas_that_do_not_answer_are_told_of(
+    standin_client: QdrantClient,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    local: str,
+    severity: str,
+) -> None:
+    indexed(standin_client, folder)
+    here = models.LocalShardInfo(shard_id=0, points_count=1, state=models.ReplicaState(local))
+    there = models.RemoteShardInfo(shard_id=0, peer_id=7, state=models.ReplicaState.DEAD)
+    shards = {"local_shards": [here], "remote_shards": [there]}
+    answering(standin_client, monkeypatch, "collection_cluster_info", **shards)
+    finding = only(look(standin_client))
+    assert (finding.kind, finding.severity) == ("replicas", severity)
+    assert "Dead on peer 7" in finding.what
+
+
+@pytest.mark.parametrize("grpc", [False, True])
+def test_replicas_that_may_not_be_seen_are_a_note(
+    tmp_path: Path, folder: Path, *, grpc: bool
+) -> None:
+    with running(tmp_path / "db") as server:
+        client = connect(server.url, grpc_port=server.grpc_port, prefer_grpc=grpc)
+        indexed(client, folder)
+        server.faults.add(403, on="cluster_info")
+        finding = only(look(client))
+        client.close()
+    assert (finding.kind, finding.severity) == ("replicas", "note")
+    assert "Forbidden" in finding.what
+
+
+@pytest.mark.parametrize(("version", "severity"), [("1.15.1", "error"), ("1.18.2", "note")])
+def test_an_older_server_is_told_of(
+    tmp_path: Path, folder: Path, version: str, severity: str
+) -> None:
+    with running(tmp_path / "db", version=version) as server:
+        client = QdrantClient(url=server.url, check_compatibility=False)
+        indexed(client, folder)
+        finding = only(look(client))
+        client.close()
+    assert (finding.kind, finding.severity) == ("server", severity)
+    assert version in finding.what
+
+
+@pytest.mark.parametrize(
+    ("dense", "codes", "said"),
+    [
+        ({"on_disk": False, "memory": models.Memory.CACHED}, {}, "the original vectors are kept"),
+        ({}, {"always_ram": False, "memory": models.Memory.COLD}, "vectors are read from disk"),
+        ({}, {"always_ram": False}, "vectors are read from disk"),
+    ],
+)
+def test_quantized_vectors_belong_into_ram_and_originals_do_not(
+    standin_client: QdrantClient,
+    folder: Path,
+    dense: dict[str, Any],
+    codes: dict[str, Any],
+    said: str,
+) -> None:
+    indexed(standin_client, folder, quantization="binary")
+    assert look(standin_client).findings == ()
+    placed = {"always_ram": True, "memory": None, **codes}
+    standin_client.update_collection(
+        "notes",
+        vectors_config={"dense": models.VectorParamsDiff(**dense)},
+        quantization_config=models.BinaryQuantization(
+            binary=models.BinaryQuantizationConfig(**placed)
+        ),
+    )
+    finding = next(each for each in look(standin_client).findings if each.kind == "placement")
+    assert finding.severity == "warning"
+    assert said in finding.what
+
+
+def test_vectors_that_rest_cannot_tell_are_an_error(tmp_path: Path, folder: Path) -> None:
+    def as_a_server_writes(request: Any, send: Any) -> Any:
+        answer = send(request)
+        content = answer.read().replace(b"NaN", b"null")
+        return httpx.Response(answer.status_code, content=content, request=request)
+
+    with running(tmp_path / "db") as server:
+        client = connect(server.url, prefer_grpc=False)
+        assert isinstance(client, QdrantClient)
+        indexed(client, folder)
+        overwrite(server.engine, chunk(folder, "keys.md", 0), [float("nan")] * DIM)
+        client.http.client.add_middleware(as_a_server_writes)
+        finding = only(look(client))
+        client.close()
+    assert (finding.kind, finding.severity) == ("damaged", "error")
+    assert "cannot be read over REST" in finding.what
+    assert "gRPC" in finding.remedy
+
+
+def test_a_limit_on_requests_is_kept(standin_client: QdrantClient, folder: Path) -> None:
+    strict = models.StrictModeConfig(enabled=True, max_query_limit=2)
+    indexed(standin_client, folder, strict_mode_config=strict)
+    asked: list[int] = []
+    real = standin_client.scroll
+
+    def scroll(*args: Any, **options: Any) -> Any:
+        asked.append(options["limit"])
+        return real(*args, **options)
+
+    standin_client.scroll = scroll  # type: ignore[method-assign]
+    assert look(standin_client).findings == ()
+    assert max(asked) == 2
+
+
+def test_a_repair_that_fails_does_not_stop_the_others(
+    edge: EdgeClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise StoreFull("the disk is full")
+
+    docs = indexed(edge, folder)
+    docs.create_version(docs.manifest)
+    edge.delete_payload_index("notes", "source")
+    findings = look(edge).findings
+    monkeypatch.setattr(edge, "create_payload_index", refuse)
+    repairs = repair(Collection(edge, "notes"), findings)
+    assert [(each.kind, each.done) for each in repairs] == [("index", False), ("orphan", True)]
+    assert repairs[0].what == "the disk is full"
+
+
+def test_an_embedder_that_cannot_go_on_is_said_and_nothing_is_lost(
+    edge: EdgeClient, folder: Path
+) -> None:
+    class Broke(HashEmbedder):
+        def embed_documents(self, texts: Sequence[str], *, titles: Sequence[str]) -> Vectors:
+            raise QuotaExhausted("no quota left today")
+
+    indexed(edge, folder)
+    edge.delete("notes", [chunk(folder, "long.txt", 2)])
+    before = stored(edge)
+    docs = Collection(edge, "notes", embedder=Broke(DIM))
+    (said,) = repair(docs, examine(docs).findings)
+    assert not said.done
+    assert "no quota left today" in said.what
+    assert stored(edge) == before
+
+
+def test_documents_of_an_embedder_or_chunker_of_ones_own_are_not_for_fixing(
+    edge: EdgeClient, folder: Path
+) -> None:
+    def whole(document: Document) -> list[Chunk]:
+        half = len(document.text) // 2
+        parts = [(0, half), (half, len(document.text))]
+        return [
+            Chunk(
+                source=document.source,
+                ordinal=n,
+                text=document.text[start:end],
+                start=start,
+                end=end,
+                title=document.title,
+            )
+            for n, (start, end) in enumerate(parts)
+        ]
+
+    indexed(edge, folder, chunker=whole)
+    edge.delete("notes", [chunk(folder, "keys.md", 1)])
+    finding = only(look(edge))
+    assert (finding.kind, finding.fixable) == ("incomplete", False)
+    assert "a function of your own" in finding.remedy
 
 
 def test_a_damaged_store_is_a_finding(tmp_path: Path, folder: Path) -> None:

@@ -199,14 +199,15 @@ def poison(folder: Path, name: str, dice: random.Random) -> None:
 def change(folder: Path, seed: int) -> None:
     """Rewrite, poison, add and remove some files."""
     dice = random.Random(seed)
-    files = sorted(folder.iterdir())[FIRST:]
-    for path in dice.sample(files, 15):
+    files = [folder / f"{n:02}.txt" for n in range(FIRST, DOCUMENTS)]
+    dice.shuffle(files)
+    for path in files[:15]:
         path.write_text(text(dice))
-    for path in dice.sample(files, 6):
+    for path in files[10:20]:
         path.unlink()
     for n in range(4):
-        (folder / f"{n} is new.txt").write_text(text(dice))
-    poison(folder, dice.choice(files).name, dice)
+        (folder / f"new {n}.txt").write_text(text(dice))
+    poison(folder, files[20].name, dice)
 
 
 def sync(client: QdrantBase, name: str, folder: Path, **options: Any) -> IndexReport:
@@ -262,7 +263,7 @@ def stormy_sync(
     store.begin_storm(seed, probability=probability)
     try:
         run.report = sync(store.client, name, folder, progress=run.saw)
-    except StoreError:
+    except StoreUnavailable:
         pass  # it gave up, which it may
     finally:
         store.end_storm()
@@ -297,8 +298,6 @@ def test_after_a_storm_and_a_rerun_the_collection_is_what_a_calm_run_makes(
     sync(store.client, calm, folder)
     assert_same(stored(store.client, name), stored(store.client, calm))
     again = sync(store.client, name, folder)
-    assert (again.added, again.changed, again.removed, again.embedded) == (0, 0, 0, 0)
-    assert [POISON in (folder / skipped.source).read_text() for skipped in again.skipped] == [
-        True,
-        True,
-    ]
+    assert (again.added, again.changed, again.removed) == (0, 0, 0)
+    assert len(again.skipped) == 2
+    assert all(POISON in (folder / skipped.source).read_text() for skipped in again.skipped)

@@ -28,6 +28,7 @@ def test_creating_a_collection_twice_is_a_conflict(client: QdrantBase) -> None:
     assert (status, message) == (409, "Wrong input: Collection `books` already exists!")
 
 
+@pytest.mark.filterwarnings("ignore:.*recreate_collection:DeprecationWarning")
 def test_recreating_a_collection_empties_it(books: QdrantBase) -> None:
     vectors = models.VectorParams(size=2, distance=models.Distance.DOT)
     books.recreate_collection("books", vectors_config=vectors)

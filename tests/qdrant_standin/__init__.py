@@ -13,6 +13,7 @@ server     starting and stopping; `running`
 rest       HTTP: connections, the API key, bodies, answers and refusals
 routes     what each path and method stands for
 rpc        gRPC: connections, the API key, answers and refusals
+rpcs       what each rpc stands for
 messages   gRPC messages to the models of REST and back
 relay      the gRPC port: passes bytes on, and can cut a connection off
 database   collections, aliases, indexes

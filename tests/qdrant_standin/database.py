@@ -14,8 +14,8 @@ from qdrant_standin.optimizing import Optimizers
 from qdrant_standin.refusals import Refusal, bad_input
 from qdrant_standin.settings import (
     ServerSettings,
+    check_change,
     check_new,
-    check_quantization,
     for_engine,
     optimizers_for_engine,
 )
@@ -77,7 +77,7 @@ class Database:
     def update(self, name: str, change: models.UpdateCollection) -> bool:
         """Change the settings of a collection."""
         name = self.resolve(name)
-        check_quantization(change.quantization_config)
+        check_change(change)
         self._optimizers.wait(name)
         with self._mutex:
             self.shard_keys.change(name, partial(_update, change=for_engine(change)))

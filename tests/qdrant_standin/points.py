@@ -10,7 +10,7 @@ from qdrant_client.conversions import common_types as types
 
 from qdrant_standin import merging
 from qdrant_standin.database import Database
-from qdrant_standin.refusals import bad_request, not_here
+from qdrant_standin.refusals import not_here
 from qdrant_standin.sharding import Place
 
 # The member of an update operation that says to which points, and under which shard key.
@@ -123,9 +123,6 @@ class Points:
         self, place: Place, requests: Sequence[models.QueryRequest]
     ) -> list[types.QueryResponse]:
         keyless = [request.model_copy(update={"shard_key": None}) for request in requests]
-        for request in keyless:
-            if request.limit is not None and request.limit < 1:
-                raise bad_request(f"limit: value {request.limit} invalid, must be 1 or larger")
         answers = place.client.query_batch_points(place.name, keyless)
         for answer in answers:
             _keyed(place, answer.points)

@@ -76,7 +76,14 @@ class Route:
 
 def routes(database: Database, points: Points) -> list[Route]:
     """All routes, in the order in which they are tried."""
-    return [*_collections(database), *_indexes(database), *_reads(points), *_writes(points)]
+    return [
+        *_aliases(database),
+        *_collections(database),
+        *_shards(database),
+        *_indexes(database),
+        *_reads(points),
+        *_writes(points),
+    ]
 
 
 def _route(method: str, path: str, operation: str, answer: Answer) -> Route:
@@ -87,60 +94,61 @@ def _route(method: str, path: str, operation: str, answer: Answer) -> Route:
 
 
 def _collections(db: Database) -> list[Route]:
-    engine = db.engine
+    def create(call: Call) -> bool:
+        return db.create(call.name, call.parsed(models.CreateCollection))
 
-    def update_aliases(call: Call) -> bool:
-        return db.update_aliases(call.parsed(models.ChangeAliasesOperation).actions)
+    def update(call: Call) -> bool:
+        return db.update(call.name, call.parsed(models.UpdateCollection))
 
     def exists(call: Call) -> dict[str, bool]:
-        return {"exists": engine.collection_exists(call.name)}
+        return {"exists": db.engine.collection_exists(call.name)}
 
-    def shard_keys(call: Call) -> dict[str, Any]:
-        return {"shard_keys": [{"key": key} for key in db.list_shard_keys(call.name)]}
+    def optimizations(call: Call) -> models.OptimizationsResponse:
+        return db.optimizations(call.name)
 
-    def aliases_of(call: Call) -> Any:
-        return engine.get_collection_aliases(call.name)
-
-    def drop_shard_key(call: Call) -> bool:
-        return db.delete_shard_key(call.name, call.parsed(models.DropShardingKey).shard_key)
-
-    one = "/collections/{name}"
+    all_, one = "/collections", "/collections/{name}"
     return [
-        _route("GET", "/collections", "get_collections", lambda call: engine.get_collections()),
-        _route("GET", "/aliases", "get_aliases", lambda call: engine.get_aliases()),
-        _route("POST", "/collections/aliases", "update_aliases", update_aliases),
+        _route("GET", all_, "get_collections", lambda call: db.engine.get_collections()),
         _route("GET", one, "get_collection", lambda call: db.info(call.name)),
-        _route(
-            "PUT",
-            one,
-            "create_collection",
-            lambda call: db.create(call.name, call.parsed(models.CreateCollection)),
-        ),
-        _route(
-            "PATCH",
-            one,
-            "update_collection",
-            lambda call: db.update(call.name, call.parsed(models.UpdateCollection)),
-        ),
+        _route("PUT", one, "create_collection", create),
+        _route("PATCH", one, "update_collection", update),
         _route("DELETE", one, "delete_collection", lambda call: db.delete(call.name)),
         _route("GET", f"{one}/exists", "collection_exists", exists),
-        _route("GET", f"{one}/aliases", "get_collection_aliases", aliases_of),
-        _route("GET", f"{one}/cluster", "cluster_info", lambda call: db.cluster_info(call.name)),
-        _route(
-            "GET",
-            f"{one}/optimizations",
-            "get_optimizations",
-            lambda call: db.optimizations(call.name),
-        ),
-        _route("GET", f"{one}/shards", "list_shard_keys", shard_keys),
-        _route(
-            "PUT",
-            f"{one}/shards",
-            "create_shard_key",
-            lambda call: db.create_shard_key(call.name, call.parsed(models.CreateShardingKey)),
-        ),
-        _route("POST", f"{one}/shards/delete", "delete_shard_key", drop_shard_key),
+        _route("GET", f"{one}/optimizations", "get_optimizations", optimizations),
+    ]
+
+
+def _aliases(db: Database) -> list[Route]:
+    def update(call: Call) -> bool:
+        return db.update_aliases(call.parsed(models.ChangeAliasesOperation).actions)
+
+    def of_one(call: Call) -> models.CollectionsAliasesResponse:
+        return db.engine.get_collection_aliases(call.name)
+
+    return [
+        _route("GET", "/aliases", "get_aliases", lambda call: db.engine.get_aliases()),
+        _route("POST", "/collections/aliases", "update_aliases", update),
+        _route("GET", "/collections/{name}/aliases", "get_collection_aliases", of_one),
+    ]
+
+
+def _shards(db: Database) -> list[Route]:
+    def keys(call: Call) -> dict[str, Any]:
+        return {"shard_keys": [{"key": key} for key in db.list_shard_keys(call.name)]}
+
+    def create(call: Call) -> bool:
+        return db.create_shard_key(call.name, call.parsed(models.CreateShardingKey))
+
+    def delete(call: Call) -> bool:
+        return db.delete_shard_key(call.name, call.parsed(models.DropShardingKey).shard_key)
+
+    at = "/collections/{name}"
+    return [
         _route("GET", "/cluster", "cluster_status", lambda call: db.cluster_status()),
+        _route("GET", f"{at}/cluster", "cluster_info", lambda call: db.cluster_info(call.name)),
+        _route("GET", f"{at}/shards", "list_shard_keys", keys),
+        _route("PUT", f"{at}/shards", "create_shard_key", create),
+        _route("POST", f"{at}/shards/delete", "delete_shard_key", delete),
     ]
 
 

@@ -107,15 +107,41 @@ def check_new(settings: models.CreateCollection) -> None:
     """Refuse what the server's own validation refuses and the engine would take.
 
     Raises:
-        Refusal: A number of shards or replicas below one (422), a kind of quantization that is
-            newer than the server (400).
+        Refusal: A number of shards or replicas below one, vectors or payload pinned in memory
+            (422); a kind of quantization that is newer than the server (400).
     """
     for name in ("shard_number", "replication_factor", "write_consistency_factor"):
         value = getattr(settings, name)
         if value is not None and value < 1:
-            what = f"{name}: value {value} invalid, must be 1 or larger"
-            raise Refusal(status=422, message=f"Validation error in JSON body: [{what}]")
+            raise _invalid(f"{name}: value {value} invalid, must be 1 or larger")
+    if settings.payload is not None:
+        _check_memory(settings.payload.memory, "payload storage")
+    vectors = settings.vectors or {}
+    for params in vectors.values() if isinstance(vectors, dict) else [vectors]:
+        _check_memory(params.memory, "dense vector storage")
+        check_quantization(params.quantization_config)
     check_quantization(settings.quantization_config)
+
+
+def check_change(change: models.UpdateCollection) -> None:
+    """The same for a change.
+
+    Raises:
+        Refusal: As in `check_new`.
+    """
+    for diff in (change.vectors or {}).values():
+        _check_memory(diff.memory, "dense vector storage")
+        check_quantization(diff.quantization_config)
+    check_quantization(change.quantization_config)
+
+
+def _check_memory(memory: models.Memory | None, of: str) -> None:
+    if memory == models.Memory.PINNED:
+        raise _invalid(f"memory: `pinned` memory placement is not supported for {of}")
+
+
+def _invalid(what: str) -> Refusal:
+    return Refusal(status=422, message=f"Validation error in JSON body: [{what}]")
 
 
 def check_quantization(config: Any) -> None:

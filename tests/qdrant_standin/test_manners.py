@@ -17,6 +17,11 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 from qdrant_standin import TRANSPORTS, Recorded, Server, connected, running
 from qdrant_standin.cases import DENSE, NAME, ONLY_SPARSE, POINTS, Ask, alias, fill, outcome, point
 
+PINNED = models.VectorParams(size=2, distance=models.Distance.DOT, memory=models.Memory.PINNED)
+NEWER = models.TurboQuantization(
+    turbo=models.TurboQuantQuantizationConfig(bits=models.TurboQuantBitSize.BITS8)
+)
+
 REFUSED: dict[str, tuple[Ask, int, grpc.StatusCode, str]] = {
     "the collection is there": (
         lambda c: c.create_collection(NAME, vectors_config={}, sparse_vectors_config=ONLY_SPARSE),
@@ -82,6 +87,37 @@ REFUSED: dict[str, tuple[Ask, int, grpc.StatusCode, str]] = {
         422,
         grpc.StatusCode.INVALID_ARGUMENT,
         "",
+    ),
+    "vectors pinned in memory": (
+        lambda c: c.create_collection("new", vectors_config={"dense": PINNED}),
+        422,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "Validation error in JSON body: [memory: `pinned` memory placement is not supported for "
+        "dense vector storage]",
+    ),
+    "quantization that is newer": (
+        lambda c: c.update_collection(NAME, quantization_config=NEWER),
+        400,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "",
+    ),
+    "no points": (
+        lambda c: c.upsert(NAME, []),
+        400,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "Wrong input: Empty update request",
+    ),
+    "a limit of none": (
+        lambda c: c.query_points(NAME, DENSE, using="dense", limit=0),
+        422,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "Validation error in JSON body: [limit: value 0 invalid, must be 1 or larger]",
+    ),
+    "a shard key of a missing collection": (
+        lambda c: c.count("other", shard_key_selector="acme"),
+        404,
+        grpc.StatusCode.NOT_FOUND,
+        "Not found: Collection `other` doesn't exist!",
     ),
     "a shard key of a collection without": (
         lambda c: c.upsert(NAME, [point(1)], shard_key_selector="acme"),

@@ -11,7 +11,7 @@ import pytest
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
-from qdrant_standin import TRANSPORTS, connected, running
+from qdrant_standin import TRANSPORTS, Server, connected, running
 from qdrant_standin.cases import DENSE, EVEN, HYBRID, NAME, outcome, point, where
 
 ODD = models.Filter(must=[where("kind", "odd")])
@@ -31,14 +31,20 @@ def sharded(client: QdrantClient, *keys: int | str) -> QdrantClient:
     return client
 
 
-@pytest.fixture
-def tenants(client: QdrantClient) -> Iterator[QdrantClient]:
-    """Points 1 to 6 under "acme", 4 to 9 under 7."""
+@pytest.fixture(scope="module")
+def keyed(client: QdrantClient) -> Iterator[QdrantClient]:
     sharded(client, "acme", 7)
-    client.upsert(NAME, [point(n) for n in range(1, 7)], shard_key_selector="acme")
-    client.upsert(NAME, [point(n) for n in range(4, 10)], shard_key_selector=7)
     yield client
     client.delete_collection(NAME)
+
+
+@pytest.fixture
+def tenants(keyed: QdrantClient) -> QdrantClient:
+    """Points 1 to 6 under "acme", 4 to 9 under 7."""
+    keyed.delete(NAME, models.Filter(), shard_key_selector=["acme", 7])
+    keyed.upsert(NAME, [point(n) for n in range(1, 7)], shard_key_selector="acme")
+    keyed.upsert(NAME, [point(n) for n in range(4, 10)], shard_key_selector=7)
+    return keyed
 
 
 WRITES: dict[str, Callable[..., Any]] = {
@@ -161,22 +167,30 @@ def test_a_fallback_is_used_where_the_key_is_not_there(tenants: QdrantClient) ->
     assert 30 in ids(tenants, 7)
 
 
-def test_shard_keys_come_and_go(tenants: QdrantClient) -> None:
-    keys = tenants.list_shard_keys(NAME).shard_keys
-    assert [description.key for description in keys or ()] == ["acme", 7]
-    for key in ("acme", "other"):
-        change = tenants.create_shard_key if key == "acme" else tenants.delete_shard_key
-        with pytest.raises((UnexpectedResponse, grpc.RpcError)) as caught:
-            change(NAME, key)
-        assert outcome(caught.value)[0] in (400, grpc.StatusCode.INVALID_ARGUMENT)
-    assert tenants.delete_shard_key(NAME, "acme")
-    assert tenants.count(NAME).count == 6
-    info = tenants.get_collection(NAME)
-    assert info.points_count == 6
-    assert info.config.params.sharding_method == models.ShardingMethod.CUSTOM
-    assert info.payload_schema.keys() == {"kind", "rank"}
-    (shard,) = tenants.collection_cluster_info(NAME).local_shards
-    assert (shard.shard_key, shard.points_count) == (7, 6)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_shard_keys_come_and_go(transport: str, fresh: Server) -> None:
+    with connected(fresh, transport) as client:
+        sharded(client, "acme", 7)
+        for n, key in enumerate(("acme", 7)):
+            client.upsert(NAME, [point(n + 1), point(n + 5)], shard_key_selector=key)
+        assert keys_of(client) == ["acme", 7]
+        for change, key in ((client.create_shard_key, "acme"), (client.delete_shard_key, "other")):
+            with pytest.raises((UnexpectedResponse, grpc.RpcError)) as caught:
+                change(NAME, key)
+            assert outcome(caught.value)[0] in (400, grpc.StatusCode.INVALID_ARGUMENT)
+        assert client.delete_shard_key(NAME, "acme")
+        assert keys_of(client) == [7]
+        assert [record.id for record in client.scroll(NAME)[0]] == [2, 6]
+        info = client.get_collection(NAME)
+        assert info.points_count == 2
+        assert info.config.params.sharding_method == models.ShardingMethod.CUSTOM
+        assert info.payload_schema.keys() == {"kind", "rank"}
+        (shard,) = client.collection_cluster_info(NAME).local_shards
+        assert (shard.shard_key, shard.points_count) == (7, 2)
+
+
+def keys_of(client: QdrantClient) -> list[Any]:
+    return [found.key for found in client.list_shard_keys(NAME).shard_keys or ()]
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
