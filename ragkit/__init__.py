@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ragkit.async_retriever import AsyncRetriever
     from ragkit.cache import CachedEmbedder
     from ragkit.chunks import Chunk, Chunker
     from ragkit.collection import Collection
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from ragkit.usage import Forecast, Usage
 
 _HOMES = {
+    "ragkit.async_retriever": ["AsyncRetriever"],
     "ragkit.cache": ["CachedEmbedder"],
     "ragkit.chunks": ["Chunk", "Chunker"],
     "ragkit.collection": ["Collection"],
@@ -98,6 +100,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AsyncRetriever",
     "AuthError",
     "Bm25Encoder",
     "CachedEmbedder",

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Generic, TypeVar
 from weakref import WeakKeyDictionary
 
-import numpy as np
 from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.conversions import common_types as types
 
+from ragkit.collection import FRESH_S
 from ragkit.delivery import READING, adeliver
-from ragkit.embeddings import Embedder, Vectors, checked_vectors, embed_query
-from ragkit.errors import CollectionNotFound
+from ragkit.embeddings import AsyncEmbedder, Embedder, Vectors, aembed_query, embed_query
+from ragkit.errors import CollectionNotFound, StoreDenied
 from ragkit.failures import Failure, kind_of, lacks_shard_key
 from ragkit.manifest import Manifest, check_complete, check_embedder
 from ragkit.search_request import (
@@ -28,7 +29,7 @@ from ragkit.search_request import (
     query_request,
 )
 from ragkit.tenancy import check_tenant
-from ragkit.versions import base
+from ragkit.versions import alias_map, missing, shown
 
 T = TypeVar("T")
 
@@ -46,9 +47,10 @@ _EMBEDDING_THREADS = 8
 class AsyncRetriever:
     """Searches a collection from coroutines, as `Retriever` does from threads.
 
-    The collection's manifest is read with the first search, and again after the server has refused
-    one or found no collection. Any search may be cancelled at any time: no task is left behind, and
-    no other search fails for it. A thread that is embedding ends by itself.
+    The collection's manifest is read with the first search, again after the server has refused one
+    or found no collection, and every 30 seconds, since a rebuild may have moved the name. Any
+    search may be cancelled at any time: no task is left behind, and no other search fails for it. A
+    thread that is embedding ends by itself.
 
     Args:
         client: Its event loop is the retriever's; it stays the caller's to close.
@@ -116,25 +118,31 @@ class AsyncRetriever:
         where = await self._searchable.get(self._read)
         embedder = query_embedder(search, where)
         vector = None if embedder is None else await self._embed(embedder, query)
+        try:
+            return await self._answer(search, where, vector)
+        except CollectionNotFound:
+            # Older versions may have been deleted since it was opened.
+            return await self._answer(search, await self._searchable.get(self._read), vector)
+
+    async def _answer(self, search: Search, where: Searchable, vector: Vectors | None) -> list[Hit]:
         request = query_request(search, where, vector=vector)
-        return [] if request is None else hits(await self._send(request))
+        return [] if request is None else hits(await self._send(request, where))
 
     async def _read(self) -> Searchable:
         """Ask the server what the collection is, and check that it can be searched so."""
+        version = await self._version()
         try:
-            info = await self._ask(lambda: self._client.get_collection(self._name), "opening")
+            info = await self._ask(lambda: self._client.get_collection(version), "opening")
         except Exception as exc:
             if kind_of(exc) is not Failure.NOT_FOUND:
                 raise
-            raise CollectionNotFound(
-                f"there is no collection {self._name!r} ({await self._names()}): "
-                "index a folder first"
-            ) from exc
+            raise CollectionNotFound(missing(self._name, await self._names())) from exc
         manifest = Manifest.from_metadata(info.config.metadata, name=self._name)
         check_complete(manifest, name=self._name)
         check_embedder(manifest, self._embedder, name=self._name)
         return Searchable(
             name=self._name,
+            version=version,
             manifest=manifest,
             config=info.config,
             embedder=self._embedder,
@@ -143,18 +151,16 @@ class AsyncRetriever:
         )
 
     async def _embed(self, embedder: Embedder, query: str) -> Vectors:
-        if not isinstance(embedder, _AsyncEmbedder):
-            loop, run = asyncio.get_running_loop(), copy_context().run
-            return await loop.run_in_executor(self._threads, run, embed_query, embedder, query)
-        vector = np.asarray(await embedder.aembed_query(query))
-        origin = embedder.fingerprint
-        row: Vectors = checked_vectors(vector[None, ...], shape=(1, embedder.dim), origin=origin)[0]
-        return row
+        if isinstance(embedder, AsyncEmbedder):
+            return await aembed_query(embedder, query)
+        loop, run = asyncio.get_running_loop(), copy_context().run
+        return await loop.run_in_executor(self._threads, run, embed_query, embedder, query)
 
-    async def _send(self, request: models.QueryRequest) -> types.QueryResponse:
+    async def _send(self, request: models.QueryRequest, where: Searchable) -> types.QueryResponse:
         try:
             (response,) = await self._ask(
-                lambda: self._client.query_batch_points(self._name, requests=[request]), "searching"
+                lambda: self._client.query_batch_points(where.version, requests=[request]),
+                "searching",
             )
         except Exception as exc:
             if request.shard_key is not None and lacks_shard_key(exc):
@@ -176,22 +182,22 @@ class AsyncRetriever:
 
         return await adeliver(attempt, what=f"{doing} collection {self._name!r}", retry=READING)
 
-    async def _names(self) -> str:
-        held = (await self._ask(self._client.get_aliases, "looking for")).aliases
+    async def _version(self) -> str:
+        """The collection that the name stands for now."""
+        try:
+            aliases = alias_map(await self._ask(self._client.get_aliases, "looking for"))
+        except StoreDenied:  # a key for this collection alone may not list aliases
+            return self._name
+        return aliases.get(self._name, self._name)
+
+    async def _names(self) -> list[str]:
+        aliases = alias_map(await self._ask(self._client.get_aliases, "looking for"))
         made = (await self._ask(self._client.get_collections, "looking for")).collections
-        aliases = {each.alias_name: each.collection_name for each in held}
-        hidden = {each.name for each in made if base(each.name) in aliases} | {*aliases.values()}
-        known = sorted({*aliases, *(each.name for each in made)} - hidden)
-        return "there are " + ", ".join(map(repr, known)) if known else "there is none at all"
-
-
-@runtime_checkable
-class _AsyncEmbedder(Protocol):
-    async def aembed_query(self, text: str) -> Vectors: ...
+        return shown(aliases, [each.name for each in made])
 
 
 class _Shared(Generic[T]):
-    """What is read by the first who asks, for all who ask meanwhile and later.
+    """What is read by the first who asks, for all who ask meanwhile and some time later.
 
     The one who reads does so in his own task. Is he cancelled, one of those who wait reads
     instead; does he fail, they fail with him, and the next to ask reads again.
@@ -199,10 +205,11 @@ class _Shared(Generic[T]):
 
     def __init__(self) -> None:
         self._value: T | None = None
+        self._read_at = 0.0
         self._reading: asyncio.Future[Exception | None] | None = None
 
     async def get(self, read: Callable[[], Awaitable[T]]) -> T:
-        while self._value is None:
+        while self._value is None or time.monotonic() - self._read_at > FRESH_S:
             if self._reading is None:
                 return await self._read_for_all(read)
             # Shielded, for else one who is cancelled would cancel the future of all.
@@ -219,6 +226,7 @@ class _Shared(Generic[T]):
         error = None
         try:
             value = self._value = await read()
+            self._read_at = time.monotonic()
         except Exception as exc:
             error = exc
             raise

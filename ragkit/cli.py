@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ragkit.cli_batch import batch
+from ragkit.cli_doctor import doctor
+from ragkit.cli_server import copy, rebuild
 from ragkit.cli_support import (
     DONE,
     SKIPPED,
@@ -259,6 +261,11 @@ def drop(
         docs.drop()
     emit({"dropped": name}) if as_json else typer.echo(f"collection {name!r} is deleted")
     return DONE
+
+
+app.command()(rebuild)
+app.command()(copy)
+app.command()(doctor)
 
 
 def _chunker(

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from qdrant_client.client_base import QdrantBase
     from rich.console import Console
 
-    from ragkit.findings import Examination, Finding, Repair
+    from ragkit.findings import Examination, Repair
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+_WORD = 8  # the width of the longest of the words that lines begin with
 
 
 class _Report(NamedTuple):
@@ -108,26 +109,32 @@ def _print(report: _Report) -> None:
     version = f" [dim]({escape(one_line(found.version))})[/dim]"
     screen.print(f"[bold]{name}[/bold]{version if found.version != found.name else ''}")
     if found.fine:
-        screen.print(f"  [green]fine[/green]     {', '.join(found.fine)}{_looked_at(found)}")
+        _print_line(screen, "fine", "green", ", ".join(found.fine) + _looked_at(found))
     for repair in report.repairs:
-        word = "[green]mended[/green]  " if repair.done else "[bold red]not done[/bold red]"
-        screen.print(f"  {word} {escape(one_line(repair.what))}")
+        word, style = ("mended", "green") if repair.done else ("not done", "bold red")
+        _print_line(screen, word, style, repair.what)
     for finding in found.findings:
-        _print_finding(screen, finding)
+        _print_line(screen, finding.severity, _STYLES[finding.severity], finding.what)
+        _print_line(screen, "", "", f"→ {finding.remedy}", dim=True)
     screen.print()
 
 
-def _print_finding(screen: Console, finding: Finding) -> None:
-    from rich.markup import escape
-    from rich.padding import Padding
+def _print_line(screen: Console, word: str, style: str, text: str, *, dim: bool = False) -> None:
+    """A word and what it stands before, which keeps to its column where lines are wrapped."""
+    from rich.table import Table
+    from rich.text import Text
 
     from ragkit.console import one_line
 
-    style = _STYLES[finding.severity]
-    word = f"{finding.severity:8}"
-    screen.print(f"  [{style}]{word}[/{style}] {escape(one_line(finding.what))}")
-    remedy = f"[dim]→ {escape(one_line(finding.remedy))}[/dim]"
-    screen.print(Padding(remedy, (0, 0, 0, 11)))
+    said = Text(one_line(text), style="dim" if dim else "")
+    if screen.soft_wrap:
+        screen.print(Text(f"  {word:{_WORD}} ") + said)
+        return
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(width=_WORD + 2, no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(Text(f"  {word}", style=style), said)
+    screen.print(grid)
 
 
 def _looked_at(found: Examination) -> str:
@@ -143,6 +150,7 @@ def _print_end(
     from rich.markup import escape
 
     from ragkit.console import console, one_line
+    from ragkit.findings import counted
 
     screen = console()
     if others:
@@ -156,7 +164,8 @@ def _print_end(
     if not wrong:
         screen.print("[green]nothing is wrong[/green]")
         return
-    counts = [f"{sum(each.severity == s for each in wrong)} {s}s" for s in ("error", "warning")]
+    numbers = {each: sum(found.severity == each for found in wrong) for each in _STYLES}
+    counts = [counted(number, word) for word, number in numbers.items() if number]
     fixable = sum(each.fixable for each in wrong)
     advice = f"; --fix can mend {fixable}" if fixable and not fix else ""
     screen.print(f"[bold]{', '.join(counts)}[/bold]{advice}")

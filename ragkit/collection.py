@@ -2,45 +2,71 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Any, TypeVar, Unpack
+from typing import TypeVar, Unpack
 
 from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 
 from ragkit.chunks import Chunk, Chunker, chunker_fingerprint
-from ragkit.creation import IN_MEMORY, ON_DISK, Settings, creation, payload_indexes, placed
+from ragkit.creation import (
+    GRAPH,
+    MERGED,
+    Settings,
+    creation,
+    payload_indexes,
+    requantization,
+)
 from ragkit.delivery import READING, WRITING, deliver
 from ragkit.documents import Document
 from ragkit.edge import EdgeClient
 from ragkit.embeddings import Embedder
-from ragkit.errors import CollectionError, CollectionMismatch, CollectionNotFound
-from ragkit.failures import Failure, kind_of, reason
+from ragkit.errors import CollectionError, CollectionMismatch, CollectionNotFound, StoreDenied
+from ragkit.failures import Failure, kind_of
 from ragkit.manifest import (
     Manifest,
     check_complete,
     check_embedder,
+    check_settings,
     check_tenancy,
 )
 from ragkit.optimizer import IndexingCallback, wait_until_indexed
 from ragkit.pacing import Retry
 from ragkit.points import Points
-from ragkit.quantization import SCAN_LIMIT, AnyQuantization, Quantization
+from ragkit.quantization import AnyQuantization, Quantization, outgrew_scan
 from ragkit.reports import CollectionStatus
-from ragkit.schema import DENSE, match
+from ragkit.schema import match
 from ragkit.server import TURBO_QUANTIZATION, require, require_minimum
 from ragkit.sparse import Bm25Encoder
 from ragkit.tenancy import check_tenant
-from ragkit.versions import base, names, next_version, physical, versions
+from ragkit.versions import (
+    base,
+    create_once,
+    missing,
+    names,
+    next_version,
+    physical,
+    versions,
+)
 
 T = TypeVar("T")
 
+FRESH_S = 30.0  # after which a search looks whether the name stands for another version
 _DEFAULT_LANGUAGE = "english"
-_GRAPH = models.HnswConfigDiff(m=16, ef_construct=100)
-_MERGED = models.OptimizersConfigDiff(default_segment_number=2)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What was found when the collection was opened."""
+
+    version: str
+    manifest: Manifest
+    config: models.CollectionConfig
+    at: float  # time.monotonic()
 
 
 class Collection:
@@ -96,8 +122,7 @@ class Collection:
         self._payload_indexes = dict(payload_indexes or {})
         self._shard_by_tenant = shard_by_tenant
         self._settings = settings
-        self._manifest: Manifest | None = None
-        self._config: models.CollectionConfig | None = None
+        self._opened: _Opened | None = None
         # Are they known ones?
         Bm25Encoder(avg_len=1.0, language=_DEFAULT_LANGUAGE if language is None else language)
         if chunker is not None:
@@ -120,7 +145,7 @@ class Collection:
     @property
     def language(self) -> str:
         """Of BM25's stop words and stemmer: as asked for, else as the collection has it."""
-        held = self._manifest.language if self._manifest else _DEFAULT_LANGUAGE
+        held = self._opened.manifest.language if self._opened else _DEFAULT_LANGUAGE
         return self._language or held
 
     def using(
@@ -138,6 +163,9 @@ class Collection:
     def open(self, *, unfinished: bool = False) -> Manifest:
         """Read the manifest and check that it goes with the embedder and the settings asked for.
 
+        From then on this object means the version that the name stands for now: after a rebuild
+        has moved the name, vectors of another embedder are neither searched nor written by it.
+
         Args:
             unfinished: Accept a collection that a rebuild or a copy is still filling.
 
@@ -145,20 +173,23 @@ class Collection:
             CollectionNotFound: It has not been created.
             CollectionMismatch: It was made by something else, or with other settings.
         """
-        if not self.exists():
-            raise CollectionNotFound(
-                f"there is no collection {self.name!r} ({self._names()}): index a folder first"
-            )
-        config = self._info().config
+        version, config = self._existing()
         manifest = Manifest.from_metadata(config.metadata, name=self.name)
         if not unfinished:
             check_complete(manifest, name=self.name)
         check_embedder(manifest, self.embedder, name=self.name)
-        self._check_settings(manifest)
+        check_settings(
+            manifest, name=self.name, quantization=self._quantization.name, language=self._language
+        )
         if self.tenant is not None:
             check_tenancy(manifest, self.tenant, name=self.name)
-        self._config, self._manifest = config, manifest
+        self._opened = _Opened(version, manifest, config, time.monotonic())
         return manifest
+
+    def refresh(self) -> None:
+        """Open it again if that was long ago: a rebuild may have moved the name since."""
+        if self._opened is None or time.monotonic() - self._opened.at > FRESH_S:
+            self.open()
 
     def open_for_writing(self) -> Manifest:
         """As `open`, and embedder and tenant may not be missing; what it lacks is created.
@@ -179,7 +210,7 @@ class Collection:
             )
         self.create_missing_indexes()
         if manifest.tenancy == "shard":
-            self._create_shards()
+            self.points.create_shards()
         return manifest
 
     def check_new(self) -> None:
@@ -246,15 +277,10 @@ class Collection:
             settings=self._settings,
         )
 
-        def create() -> None:
-            try:
-                self.client.create_collection(made, metadata=manifest.to_metadata(), **asked)
-            except Exception as exc:
-                # Another process was quicker, or an earlier attempt did arrive.
-                if kind_of(exc) is not Failure.CONFLICT:
-                    raise
-
-        self._ask(create, "creating", WRITING)
+        metadata = manifest.to_metadata()
+        self._ask(
+            lambda: create_once(self.client, made, metadata=metadata, **asked), "creating", WRITING
+        )
         return made
 
     def use_version(self, made: str) -> None:
@@ -262,27 +288,33 @@ class Collection:
         alias = models.CreateAlias(collection_name=made, alias_name=self.name)
         operation = models.CreateAliasOperation(create_alias=alias)
         self._ask(lambda: self.client.update_collection_aliases([operation]), "naming", WRITING)
-        self._manifest = self._config = None
+        self._opened = None
+
+    @property
+    def version(self) -> str:
+        """The collection that the name stood for when this was opened."""
+        return self._opened.version if self._opened else self.name
 
     @property
     def manifest(self) -> Manifest:
-        """The manifest, read once."""
-        return self._manifest or self.open()
+        """The manifest, as it was when this was opened."""
+        return self._opened.manifest if self._opened else self.open()
 
     @property
     def config(self) -> models.CollectionConfig:
-        """Qdrant's own account of the collection, read once."""
-        if self._config is None:
+        """Qdrant's own account of the collection, as it was when this was opened."""
+        if self._opened is None:
             self.open()
-        assert self._config is not None  # noqa: S101  (open() sets it or raises)
-        return self._config
+        assert self._opened is not None  # noqa: S101  (open() sets it or raises)
+        return self._opened.config
 
     @property
     def chunker(self) -> Callable[[Document], list[Chunk]]:
         """The chunker in use: the caller's, else the collection's own, else the default."""
         if self._chunker is not None:
             return self._chunker
-        made_with = Chunker.from_fingerprint(self._manifest.chunker) if self._manifest else None
+        held = self._opened.manifest.chunker if self._opened else ""
+        made_with = Chunker.from_fingerprint(held)
         return made_with or (
             Chunker.fitting(self.embedder.max_tokens) if self.embedder else Chunker()
         )
@@ -297,7 +329,7 @@ class Collection:
         """Its points, or those of the tenant."""
         sharded = self.tenant is not None and self.manifest.tenancy == "shard"
         key = self.tenant if sharded else None
-        return Points(self.client, self.name, tenant=self.tenant, shard_key=key)
+        return Points(self.client, self.version, tenant=self.tenant, shard_key=key)
 
     def record_chunker(self) -> bool:
         """Note the chunker in use in the manifest; returns whether it is another than before."""
@@ -310,11 +342,12 @@ class Collection:
     def record(self, manifest: Manifest) -> None:
         """Write the manifest."""
         self._ask(
-            lambda: self.client.update_collection(self.name, metadata=manifest.to_metadata()),
+            lambda: self.client.update_collection(self.version, metadata=manifest.to_metadata()),
             "describing",
             WRITING,
         )
-        self._manifest = manifest
+        if self._opened is not None:
+            self._opened = replace(self._opened, manifest=manifest)
 
     def set_quantization(
         self, quantization: AnyQuantization, *, progress: IndexingCallback | None = None
@@ -345,23 +378,16 @@ class Collection:
         self._quantization = wanted
         self._requantize(wanted, replace(manifest, quantization=wanted.name))
         if isinstance(self.client, EdgeClient):
-            self.client.optimize(self.name, force=True)
+            self.client.optimize(self.version, force=True)
         else:
-            wait_until_indexed(self.client, self.name, progress=progress)
+            wait_until_indexed(self.client, self.version, progress=progress)
         self.open()
 
     def _requantize(self, wanted: Quantization, manifest: Manifest) -> None:
-        change: dict[str, Any] = {"quantization_config": models.Disabled.DISABLED}
-        placement = IN_MEMORY
-        if wanted.config is not None:
-            change["quantization_config"] = placed(wanted.config, embedded=self.embedded)
-            placement = ON_DISK
-        if not self.embedded:
-            change["vectors_config"] = {DENSE: models.VectorParamsDiff(**placement)}
+        change = requantization(wanted.config, embedded=self.embedded)
+        metadata = manifest.to_metadata()
         self._ask(
-            lambda: self.client.update_collection(
-                self.name, metadata=manifest.to_metadata(), **change
-            ),
+            lambda: self.client.update_collection(self.version, metadata=metadata, **change),
             "changing",
             WRITING,
         )
@@ -377,20 +403,20 @@ class Collection:
         """
         if not isinstance(self.client, EdgeClient):
             return
-        info = self.client.get_collection(self.name)
-        outgrown = self._outgrew_scan(info.config, info.points_count or 0)
+        info = self.client.get_collection(self.version)
+        outgrown = outgrew_scan(info.config, (info.points_count or 0) * (self.manifest.dim or 0))
         if if_due and not outgrown and info.status is models.CollectionStatus.GREEN:
             return
         if outgrown:
-            self.client.update_collection(self.name, hnsw_config=_GRAPH, optimizers_config=_MERGED)
-        self.client.optimize(self.name, force=outgrown)
+            self.client.update_collection(self.version, hnsw_config=GRAPH, optimizers_config=MERGED)
+        self.client.optimize(self.version, force=outgrown)
 
     def status(self) -> CollectionStatus:
         """Count what it holds, of all tenants unless one was named."""
         manifest, info = self.open(), self._info()
         points, client = self.points, self.client
         heads = models.Filter(must=[match("ordinal", 0)])
-        current = physical(client, self.name)
+        current = self.version
         return CollectionStatus(
             name=self.name,
             documents=points.count(heads),
@@ -402,7 +428,7 @@ class Collection:
             language=manifest.language,
             corpora=points.facet("corpus", heads, limit=1000),
             indexed_vectors=info.indexed_vectors_count or 0,
-            bytes_on_disk=client.disk_usage(self.name) if isinstance(client, EdgeClient) else None,
+            bytes_on_disk=client.disk_usage(current) if isinstance(client, EdgeClient) else None,
             version=current,
             older=tuple(each for each in versions(client, self.name) if each != current),
             tenancy=manifest.tenancy,
@@ -420,7 +446,7 @@ class Collection:
             raise CollectionError(f"{self.name!r} is an alias of {current!r}: drop that one")
         for each in {*versions(self.client, self.name), current}:
             self.drop_version(each)
-        self._manifest = self._config = None
+        self._opened = None
 
     def drop_version(self, version: str) -> None:
         """Delete one of the collections behind the name; its aliases go with it."""
@@ -441,26 +467,10 @@ class Collection:
         self, field: str, schema: models.PayloadSchemaType | models.PayloadSchemaParams
     ) -> None:
         self._ask(
-            lambda: self.client.create_payload_index(self.name, field, field_schema=schema),
+            lambda: self.client.create_payload_index(self.version, field, field_schema=schema),
             "indexing",
             WRITING,
         )
-
-    def _create_shards(self) -> None:
-        """Give the tenant shards of its own, unless it has them."""
-        try:
-            self._ask(
-                lambda: self.client.create_shard_key(self.name, self.tenant or ""),
-                "dividing",
-                WRITING,
-            )
-        except Exception as exc:
-            if "already exists" in reason(exc):
-                return
-            raise CollectionError(
-                f"tenant {self.tenant!r} cannot have shards of its own in {self.name!r}: "
-                f"{reason(exc)} (shard_by_tenant needs a server in cluster mode)"
-            ) from exc
 
     def _check_server(self, quantization: Quantization) -> None:
         # Over gRPC a server passes over what it does not know.
@@ -471,26 +481,18 @@ class Collection:
         return deliver(action, what=f"{doing} collection {self.name!r}", retry=retry)
 
     def _info(self) -> models.CollectionInfo:
-        return self._ask(lambda: self.client.get_collection(self.name))
+        return self._ask(lambda: self.client.get_collection(self.version))
 
-    def _outgrew_scan(self, config: models.CollectionConfig, points: int) -> bool:
-        scanned = config.quantization_config is not None and config.hnsw_config.m == 0
-        return scanned and points * (self.manifest.dim or 0) > SCAN_LIMIT
-
-    def _check_settings(self, manifest: Manifest) -> None:
-        asked = self._quantization.name
-        if asked not in ("auto", manifest.quantization):
-            raise CollectionMismatch(
-                f"collection {self.name!r} was made with quantization {manifest.quantization!r}, "
-                f"not {asked!r}: leave quantization out, or change it (set_quantization, "
-                f'or "ragkit rebuild {self.name} --quantization {asked}")'
-            )
-        if self._language not in (None, manifest.language):
-            raise CollectionMismatch(
-                f"collection {self.name!r} was made for {manifest.language!r}, not "
-                f"{self._language!r}: leave language out, or drop it and index again"
-            )
-
-    def _names(self) -> str:
-        known = names(self.client)
-        return "there are " + ", ".join(map(repr, known)) if known else "there is none at all"
+    def _existing(self) -> tuple[str, models.CollectionConfig]:
+        """The version that the name stands for now, and its configuration."""
+        try:
+            version = self._ask(lambda: physical(self.client, self.name))
+        except StoreDenied:  # a key for this collection alone may not list aliases
+            version = self.name
+        try:
+            return version, self._ask(lambda: self.client.get_collection(version)).config
+        except Exception as exc:
+            if kind_of(exc) is not Failure.NOT_FOUND:
+                raise
+            known = self._ask(lambda: names(self.client))
+            raise CollectionNotFound(missing(self.name, known)) from exc

@@ -101,7 +101,7 @@ def copy(
     check_counts(version, last)
     if progress is not None:
         progress(Filling(phase="checking", done=0, total=min(_SAMPLE, last.points)))
-    compared = _compare(origin.points, Points(destination, version.own_name), origin.page)
+    compared = _compare(origin, Points(destination, version.own_name))
     hand_over(version, Collection(destination, plan.name), plan.inherited)
     notes = list(plan.inherited.notes)
     is_shared = not isinstance(source.client, EdgeClient)  # others may write to it
@@ -201,14 +201,15 @@ def _origin(plan: _Plan) -> Source:
     )
 
 
-def _compare(source: Points, copy: Points, page: int) -> int:
+def _compare(source: Source, copy: Points) -> int:
     """Read a sample from both sides and hold them against each other; returns its size.
 
     Raises:
         CollectionError: A point is not the same.
     """
-    names = (DENSE, BM25)
-    held = list(islice(source.scroll(fields=True, vectors=names, page=page), _SAMPLE))
+    names = source.vectors
+    records = source.points.scroll(fields=True, vectors=names, page=source.page)
+    held = list(islice(records, _SAMPLE))
     made = copy.retrieve([each.id for each in held], fields=True, vectors=names)
     compared = 0
     for record in held:
@@ -217,7 +218,7 @@ def _compare(source: Points, copy: Points, page: int) -> int:
             continue  # it has been written to meanwhile
         if other.payload != record.payload or not _are_alike(record.vector, other.vector):
             raise CollectionError(
-                f"point {record.id} is not the same in {copy.name!r} as in {source.name!r}: drop "
+                f"point {record.id} is not the same in {copy.name!r} as in {source.points.name!r}: drop "
                 f"the copy (ragkit drop {copy.name}) and copy again"
             )
         compared += 1

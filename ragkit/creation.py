@@ -11,6 +11,9 @@ from ragkit.quantization import Quantization, pinned
 from ragkit.schema import BM25, DENSE, PAYLOAD_INDEXES
 from ragkit.tenancy import TENANT
 
+# What a collection on the embedded engine gets that has become too large for a scan.
+GRAPH = models.HnswConfigDiff(m=16, ef_construct=100)
+MERGED = models.OptimizersConfigDiff(default_segment_number=2)
 _NO_GRAPH = models.HnswConfigDiff(m=0)
 # A tenant's search never leaves its own points: one graph for each, none over all of them.
 _GRAPH_PER_TENANT = models.HnswConfigDiff(m=0, payload_m=16)
@@ -82,6 +85,17 @@ def creation(
     elif tenancy is not None and not embedded:
         wanted["hnsw_config"] = _GRAPH_PER_TENANT
     return {key: value for key, value in {**wanted, **settings}.items() if value is not None}
+
+
+def requantization(config: models.QuantizationConfig | None, *, embedded: bool) -> dict[str, Any]:
+    """The arguments for `update_collection` that quantize otherwise, or no more with None."""
+    placement = IN_MEMORY if config is None else ON_DISK
+    change: dict[str, Any] = {"quantization_config": models.Disabled.DISABLED}
+    if config is not None:
+        change["quantization_config"] = placed(config, embedded=embedded)
+    if not embedded:
+        change["vectors_config"] = {DENSE: models.VectorParamsDiff(**placement)}
+    return change
 
 
 def placed(config: models.QuantizationConfig, *, embedded: bool) -> models.QuantizationConfig:

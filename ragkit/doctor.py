@@ -15,7 +15,6 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 from qdrant_client.client_base import QdrantBase
-from qdrant_client.http.exceptions import ResponseHandlingException
 
 from ragkit.collection import Collection
 from ragkit.config_checks import CHECKS, Case, check_manifest, check_server, lacking
@@ -34,7 +33,6 @@ from ragkit.point_checks import (
     check_vectors_of,
     take_census,
     take_sample,
-    unreadable_vectors,
 )
 from ragkit.points import Points
 from ragkit.repairs import repaired, unreadable
@@ -190,11 +188,7 @@ class _Visit:
         if lacking(case, manifest):
             return
         found = list(check_absent(points, manifest, census, advice, page=self._page))
-        try:
-            sample = take_sample(points, manifest, full=full, page=self._page)
-        except ResponseHandlingException as exc:
-            self._add("vectors", [*found, unreadable_vectors(exc, case.name)])
-            return
+        sample = take_sample(points, manifest, full=full, page=self._page)
         self._vectors = sample.vectors
         self._add("vectors", [*found, *check_vectors_of(sample, census, advice)])
         self._findings += check_metadata(sample, case.info.payload_schema, case.name)

@@ -7,6 +7,8 @@ import re
 from ragkit.embeddings import Embedder, HashEmbedder
 from ragkit.gemini.embedder import GeminiEmbedder
 
+_DIM = re.compile(r"\bdim=(\d+)")
+
 
 def embedder_of(
     fingerprint: str | None, *, rpm: float | None = None, tpm: float | None = None
@@ -27,7 +29,7 @@ def with_dim(
     fingerprint: str | None, dim: int, *, rpm: float | None = None, tpm: float | None = None
 ) -> Embedder | None:
     """As `embedder_of`, at another width."""
-    resized = re.sub(r"\bdim=\d+", f"dim={dim}", fingerprint or "")
+    resized = _DIM.sub(f"dim={dim}", fingerprint or "")
     return embedder_of(resized, rpm=rpm, tpm=tpm)
 
 
@@ -37,7 +39,8 @@ def is_cut_of(narrow: str | None, wide: str | None) -> bool:
     So it is with Gemini's models, whose first components hold the most (Kusupati et al. 2022,
     "Matryoshka Representation Learning").
     """
-    here, there = GeminiEmbedder.from_fingerprint(narrow), GeminiEmbedder.from_fingerprint(wide)
-    if here is None or there is None or narrow is None or here.dim >= there.dim:
+    here, there = _DIM.search(narrow or ""), _DIM.search(wide or "")
+    if not (here and there and int(here[1]) < int(there[1])):
         return False
-    return narrow.replace(f"dim={here.dim} ", f"dim={there.dim} ") == wide
+    is_same_model = here.string.replace(here[0], there[0], 1) == wide
+    return is_same_model and GeminiEmbedder.from_fingerprint(wide) is not None

@@ -52,6 +52,15 @@ class Embedder(Protocol):
         ...
 
 
+@runtime_checkable
+class AsyncEmbedder(Embedder, Protocol):
+    """An embedder that can embed a query without blocking the event loop."""
+
+    async def aembed_query(self, text: str) -> Vectors:
+        """As `embed_query`."""
+        ...
+
+
 def embed_documents(embedder: Embedder, texts: Sequence[str], *, titles: Sequence[str]) -> Vectors:
     """Embed passages and check what comes back.
 
@@ -81,6 +90,14 @@ def embed_query(embedder: Embedder, text: str) -> Vectors:
     origin = embedder.fingerprint
     checked = checked_vectors(vector[None, ...], shape=(1, embedder.dim), origin=origin)
     row: Vectors = checked[0]
+    return row
+
+
+async def aembed_query(embedder: AsyncEmbedder, text: str) -> Vectors:
+    """As `embed_query`, of an embedder with coroutines."""
+    vector = np.asarray(await embedder.aembed_query(text))
+    shape, origin = (1, embedder.dim), embedder.fingerprint
+    row: Vectors = checked_vectors(vector[None, ...], shape=shape, origin=origin)[0]
     return row
 
 

@@ -285,7 +285,7 @@ class _Run:
         if self._writer.chunks:
             self._collection.optimize(if_due=self._writer.chunks < _OPTIMIZE_FROM)
         if self._bulk and not self._collection.embedded and self._collection.exists():
-            client, name = self._collection.client, self._collection.name
+            client, name = self._collection.client, self._collection.version
             wait_until_indexed(client, name, progress=self._writer.show)
         return IndexReport(
             added=self._writer.added,
@@ -465,7 +465,7 @@ def _let_go(collection: Collection) -> tuple[str, ...]:
     """Let a server's optimizer go that an interrupted bulk load has left held back."""
     if collection.embedded or not is_held_back(collection.config):
         return ()
-    release(collection.client, collection.name)
+    release(collection.client, collection.version)
     return ("the optimizer was still held back by a bulk load that was interrupted: let go",)
 
 

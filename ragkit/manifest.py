@@ -125,3 +125,30 @@ def check_complete(manifest: Manifest, *, name: str) -> None:
             f"collection {name!r} is not complete: it is being filled from {manifest.filling}; "
             "run that again to its end, or drop it"
         )
+
+
+def check_settings(
+    manifest: Manifest, *, name: str, quantization: str, language: str | None
+) -> None:
+    """Refuse settings that are not those of collection `name`.
+
+    Args:
+        manifest: The collection's.
+        name: The collection.
+        quantization: As asked for; "auto" accepts any.
+        language: As asked for; None accepts any.
+
+    Raises:
+        CollectionMismatch: It was made with others.
+    """
+    if quantization not in ("auto", manifest.quantization):
+        raise CollectionMismatch(
+            f"collection {name!r} was made with quantization {manifest.quantization!r}, not "
+            f"{quantization!r}: leave quantization out, or change it (set_quantization, or "
+            f'"ragkit rebuild {name} --quantization {quantization}")'
+        )
+    if language not in (None, manifest.language):
+        raise CollectionMismatch(
+            f"collection {name!r} was made for {manifest.language!r}, not {language!r}: leave "
+            "language out, or drop it and index again"
+        )

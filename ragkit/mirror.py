@@ -28,12 +28,12 @@ from ragkit.points import Points
 from ragkit.schema import DENSE
 from ragkit.tenancy import TENANT
 
-_PAGE_BYTES = 32_000_000  # in memory, of a page with its vectors; some pages are there at once
+_PAGE_BYTES = 24_000_000  # in memory, of a page with its vectors; some pages are there at once
 _BYTES_PER_NUMBER = 32  # of a vector as a Python list
 _BYTES_PER_PAYLOAD = 8_000
 _MOST = 1000  # points of a page; the embedded engine flushes after each
 
-_REQUEST_BYTES = 16_000_000  # a server takes 32 MB
+_REQUEST_BYTES = 4_000_000  # a server takes 32 MB; over REST each takes many times that in memory
 _JSON_BYTES_PER_NUMBER = 12
 _IN_FLIGHT = 4  # requests to a server; the embedded engine does one thing at a time
 _AHEAD = 1  # pages read while one is written
@@ -276,6 +276,8 @@ class _Reading:
             changed = self._changed(records)
             self.refused.update(changed.refused)
             yield _Page(len(records), changed)
+            if changed.stopped is not None:
+                return  # or the next page would be paid for, and lost
 
     def _changed(self, records: Sequence[models.Record]) -> Changed:
         held = self._target.retrieve([record.id for record in records], fields=_HASHES)

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from qdrant_client import models
-from qdrant_client.http.exceptions import ResponseHandlingException
 
 from ragkit.chunks import Chunk
 from ragkit.findings import Finding, Kind, Severity, counted, listed
@@ -151,7 +150,10 @@ class Advice:
         """How to have documents of a corpus indexed again."""
         command = f"ragkit index {quote(corpus)} --collection {quote(self.name)}"
         if fixable:
-            return f"ragkit doctor --collection {quote(self.name)} --fix indexes them again"
+            return (
+                f"ragkit doctor --collection {quote(self.name)} --fix indexes them again; where "
+                f"the file is gone: ragkit remove SOURCE --collection {quote(self.name)}"
+            )
         why = self.unreadable(corpus)
         if Path(corpus).is_absolute():
             return f"index them again where that can be done: {command}" + (
@@ -304,19 +306,6 @@ def check_vectors_of(sample: Sample, census: Census, advice: Advice) -> Iterator
     )
 
 
-def unreadable_vectors(error: ResponseHandlingException, name: str) -> Finding:
-    """JSON has no word for a number that is none: over REST the whole page is lost."""
-    return Finding(
-        kind="damaged",
-        severity="error",
-        what=f"vectors cannot be read over REST, as when a number in them is none: {error.source}"[
-            :300
-        ],
-        remedy=f"ragkit.connect with gRPC reads them: ragkit doctor --collection {name} with the "
-        "server's gRPC port open",
-    )
-
-
 def check_metadata(sample: Sample, indexed: Iterable[str], name: str) -> Iterator[Finding]:
     """Metadata that is used and cannot be filtered fast."""
     unindexed = sorted({f"metadata.{key}" for key in sample.metadata}.difference(indexed))
@@ -352,7 +341,9 @@ def flaws(records: Iterable[models.Record]) -> Iterator[tuple[models.Record, str
     held = [record for record in records if _dense(record) is not None]
     if not held:
         return
-    lengths = np.linalg.norm(np.asarray([_dense(record) for record in held], np.float64), axis=1)
+    # JSON has no word for a number that is none: over REST it comes as None, which becomes one.
+    vectors = np.asarray([_dense(record) for record in held], np.float64)
+    lengths = np.linalg.norm(vectors, axis=1)
     for record, length in zip(held, lengths, strict=True):
         if not np.isfinite(length):
             yield record, "not finite"

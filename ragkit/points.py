@@ -14,7 +14,8 @@ from qdrant_client.client_base import QdrantBase
 from qdrant_client.conversions import common_types as types
 
 from ragkit.delivery import WRITING, deliver
-from ragkit.failures import Failure, StillQueued, is_unsure, kind_of, lacks_shard_key
+from ragkit.errors import CollectionError, RagkitError
+from ragkit.failures import Failure, StillQueued, is_unsure, kind_of, lacks_shard_key, reason
 from ragkit.packing import update_points
 from ragkit.tenancy import scoped, scoped_request
 
@@ -48,6 +49,28 @@ class Points:
         self._shard_key = shard_key
         # The embedded engine knows no shards, and is not to be asked for one.
         self._selector = {} if shard_key is None else {"shard_key_selector": shard_key}
+
+    def create_shards(self) -> None:
+        """Give the tenant shards of its own, unless it has them.
+
+        Raises:
+            CollectionError: The server cannot: it is not in cluster mode.
+        """
+        try:
+            deliver(
+                lambda: self.client.create_shard_key(self.name, self._shard_key or ""),
+                what=self._what("dividing"),
+                retry=WRITING,
+            )
+        except Exception as exc:
+            if "already exists" in reason(exc):
+                return
+            if isinstance(exc, RagkitError):
+                raise
+            raise CollectionError(
+                f"tenant {self._shard_key!r} cannot have shards of its own in {self.name!r}: "
+                f"{reason(exc)} (shard_by_tenant needs a server in cluster mode)"
+            ) from exc
 
     def pages(
         self,

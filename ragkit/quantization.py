@@ -182,6 +182,17 @@ def pinned(config: models.QuantizationConfig) -> models.QuantizationConfig:
     return config.model_copy(update={field: inner.model_copy(update=placement)})
 
 
+def outgrew_scan(config: models.CollectionConfig, components: int) -> bool:
+    """Whether a collection whose codes are scanned has become too large for that.
+
+    Args:
+        config: The collection's.
+        components: Points times dimensions.
+    """
+    scanned = config.quantization_config is not None and config.hnsw_config.m == 0
+    return scanned and components > SCAN_LIMIT
+
+
 def default_oversampling(config: models.QuantizationConfig) -> float:
     """How many times `limit` candidates are rescored with the original vectors."""
     binary = isinstance(config, models.BinaryQuantization)

@@ -421,8 +421,7 @@ class _Rebuild:
             notes.append(
                 f"something wrote to {plan.current!r} while the name moved on: index that again"
             )
-        usage = _usage_of(plan.embedder)
-        before = self._usage_before
+        usage, before = _usage_of(plan.embedder), self._usage_before
         return RebuildReport(
             name=version.name,
             old=plan.current,
@@ -436,7 +435,7 @@ class _Rebuild:
             resumed=version.resumed,
             dropped=version.dropped,
             pruned=prune(plan.collection) if pruning else (),
-            usage=usage.since(before) if usage and before else None,
+            usage=usage.since(before) if self._embedding and usage and before else None,
             notes=tuple(notes),
             seconds=time.monotonic() - self._started,
         )

@@ -122,6 +122,7 @@ def _searchable(
 ) -> Searchable:
     return Searchable(
         name=collection.name,
+        version=collection.version,
         manifest=manifest,
         config=config,
         embedder=None,

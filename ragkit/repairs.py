@@ -161,9 +161,22 @@ def _reread(
             wanted[finding.tenant, finding.corpus or ""].setdefault(source, finding.kind)
     for (tenant, corpus), sources in wanted.items():
         kind = next(iter(sources.values()))
-        docs = _of_tenant(collection, manifest, tenant)
-        again = _Again(docs, corpus, progress)
-        yield from _guarded(kind, partial(again.index, sources))
+        # The collection is made within the guard: its settings may not go together any more.
+        index = partial(_again, collection, manifest, tenant, corpus, kind, list(sources), progress)
+        yield from _guarded(kind, index)
+
+
+def _again(
+    collection: Collection,
+    manifest: Manifest,
+    tenant: str | None,
+    corpus: str,
+    kind: Kind,
+    sources: Sequence[str],
+    progress: ProgressCallback | None,
+) -> Iterator[Repair]:
+    docs = _of_tenant(collection, manifest, tenant)
+    yield from _Again(docs, corpus, kind).index(sources, progress)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,65 +199,70 @@ class _State:
 class _Again:
     """Indexes single documents of a folder again, and touches no other."""
 
-    def __init__(
-        self, collection: Collection, corpus: str, progress: ProgressCallback | None
-    ) -> None:
+    def __init__(self, collection: Collection, corpus: str, kind: Kind) -> None:
         self._collection = collection
         self._corpus = corpus
-        self._progress = progress
+        self._kind = kind
+        self._files: list[FoundFile] = []
         self._skipped: list[Skipped] = []
         self._deleted = 0
 
-    def index(self, sources: dict[str, Kind]) -> Iterator[Repair]:
+    def index(self, sources: Sequence[str], progress: ProgressCallback | None) -> Iterator[Repair]:
+        """Do so, and say what was done and what could not be."""
         self._collection.open_for_writing()
         folder = _Folder(self._corpus)
-        left: list[str] = []
-        written = 0
-        for page in _paged(list(sources)):
-            states = _states(self._collection, self._corpus, page)
-            free = [source for source in page if source in states and not states[source].claimed]
-            left += [source for source in states if states[source].claimed]
-            gone = [source for source in free if folder.lacks(source)]
-            left += self._forget(gone, states)
-            files = [folder.files[source] for source in free if source in folder.files]
-            self._skipped += [folder.skipped[each] for each in free if each in folder.skipped]
-            written += self._write(files)
-        self._collection.optimize(if_due=True)
-        yield from self._report(next(iter(sources.values())), written, left)
+        for page in _paged(sources):
+            for source, state in _states(self._collection, self._corpus, page).items():
+                self._sort(source, state, folder)
+        written = self._write(progress)
+        if written:
+            yield self._done(f"indexed {counted(written, 'document')} of {self._corpus} again")
+        if self._deleted:
+            yield self._done(f"deleted {counted(self._deleted, 'chunk')} of files that are gone")
+        if self._skipped:
+            left = listed([f"{each.source} ({each.reason})" for each in self._skipped])
+            yield Repair(kind=self._kind, what=f"left as they are: {left}", done=False)
 
-    def _forget(self, gone: Sequence[str], states: dict[str, _State]) -> list[str]:
-        """Delete chunks of documents that were never complete; returns those that were."""
-        for source in gone:
-            if not states[source].head:
-                self._deleted += _delete(self._collection, self._corpus, states[source].mine)
-        return [source for source in gone if states[source].head]
+    def _sort(self, source: str, state: _State, folder: _Folder) -> None:
+        """Decide what becomes of a document; what was never complete goes with its file."""
+        if state.claimed:
+            self._skip(source, "foreign points claim to be of it")
+        elif source in folder.files:
+            self._files.append(folder.files[source])
+        elif not folder.lacks(source):
+            found = folder.skipped.get(source)
+            self._skip(source, found.reason if found else "its file is left out of the folder")
+        elif state.head:
+            self._skip(source, "its file is gone; ragkit remove takes it out")
+        else:
+            self._deleted += _delete(self._collection, self._corpus, state.mine)
 
-    def _write(self, files: Sequence[FoundFile]) -> int:
-        if not files:
+    def _skip(self, source: str, reason: str) -> None:
+        self._skipped.append(Skipped(source=source, reason=reason))
+
+    def _done(self, what: str) -> Repair:
+        return Repair(kind=self._kind, what=what, done=True)
+
+    def _write(self, progress: ProgressCallback | None) -> int:
+        """Write the files as if their documents were new; returns how many were committed."""
+        if not self._files:
             return 0
-        ledger = read_ledger(self._collection, self._corpus)
-        again = {file.source for file in files}
-        # As if they were incomplete, for otherwise a file that has not changed is passed over.
-        ledger = replace(
-            ledger,
-            committed={key: value for key, value in ledger.committed.items() if key not in again},
-            broken=ledger.broken.union(again),
-        )
-        preparer = Preparer(self._collection, self._corpus, ledger)
-        writer = Writer(
-            self._collection, self._corpus, ledger, progress=self._progress, total=len(files)
-        )
-        writer.write(self._prepared(files, preparer, writer))
+        docs, corpus, again = self._collection, self._corpus, {f.source for f in self._files}
+        ledger = read_ledger(docs, corpus)
+        # What has not changed would be passed over if it were in the ledger as committed.
+        committed = {key: held for key, held in ledger.committed.items() if key not in again}
+        ledger = replace(ledger, committed=committed, broken=ledger.broken.union(again))
+        writer = Writer(docs, corpus, ledger, progress=progress, total=len(again))
+        writer.write(self._prepared(Preparer(docs, corpus, ledger), writer))
         self._skipped += writer.failed
         for page in _paged(sorted(again)):
-            states = _states(self._collection, self._corpus, page)
-            _delete(self._collection, self._corpus, [k for s in states.values() for k in s.rest])
+            for state in _states(docs, corpus, page).values():
+                _delete(docs, corpus, state.rest)
+        docs.optimize(if_due=True)
         return len(writer.committed_hashes)
 
-    def _prepared(
-        self, files: Sequence[FoundFile], preparer: Preparer, writer: Writer
-    ) -> Generator[Prepared, None, None]:
-        for file in files:
+    def _prepared(self, preparer: Preparer, writer: Writer) -> Generator[Prepared, None, None]:
+        for file in self._files:
             outcome = preparer.file(file)
             if isinstance(outcome, Prepared):
                 self._drop_bad_vectors(file.source)
@@ -264,24 +282,6 @@ class _Again:
             if bad:
                 gone = models.DeleteVectors(points=list(bad), vector=[DENSE])
                 points.update([models.DeleteVectorsOperation(delete_vectors=gone)])
-
-    def _report(self, kind: Kind, written: int, left: Sequence[str]) -> Iterator[Repair]:
-        if written:
-            what = f"indexed {counted(written, 'document')} of {self._corpus} again"
-            yield Repair(kind=kind, what=what, done=True)
-        if self._deleted:
-            what = f"deleted {counted(self._deleted, 'chunk')} of files that are gone"
-            yield Repair(kind=kind, what=what, done=True)
-        if self._skipped:
-            why = listed([f"{each.source} ({each.reason})" for each in self._skipped])
-            yield Repair(kind=kind, what=f"could not read again: {why}", done=False)
-        if left:
-            yield Repair(
-                kind=kind,
-                what=f"left as they are, for the file is gone or foreign points claim to be of "
-                f"it: {listed(left)}; ragkit remove takes such documents out",
-                done=False,
-            )
 
 
 class _Folder:

@@ -6,7 +6,7 @@ from qdrant_client import models
 from qdrant_client.conversions import common_types as types
 
 from ragkit.collection import Collection
-from ragkit.embeddings import embed_query
+from ragkit.embeddings import Vectors, embed_query
 from ragkit.errors import CollectionNotFound
 from ragkit.failures import Failure, kind_of
 from ragkit.search_request import (
@@ -85,19 +85,29 @@ class Retriever:
         where = self._searchable()
         embedder = query_embedder(search, where)
         vector = None if embedder is None else embed_query(embedder, query)
-        request = query_request(search, where, vector=vector)
-        return [] if request is None else hits(self._send(request))
+        try:
+            return self._answer(search, where, vector)
+        except CollectionNotFound:
+            # Older versions may have been deleted since it was opened.
+            self._collection.open()
+            return self._answer(search, self._searchable(), vector)
 
     def _searchable(self) -> Searchable:
         collection = self._collection
+        collection.refresh()
         return Searchable(
             name=collection.name,
+            version=collection.version,
             manifest=collection.manifest,
             config=collection.config,
             embedder=collection.embedder,
             embedded=collection.embedded,
             tenant=collection.tenant,
         )
+
+    def _answer(self, search: Search, where: Searchable, vector: Vectors | None) -> list[Hit]:
+        request = query_request(search, where, vector=vector)
+        return [] if request is None else hits(self._send(request))
 
     def _send(self, request: models.QueryRequest) -> types.QueryResponse:
         try:

@@ -119,6 +119,7 @@ class Searchable:
 
     Attributes:
         name: As the caller calls it.
+        version: The collection that the name stood for when it was opened.
         manifest: What it was made with.
         config: Qdrant's own account of it.
         embedder: Embeds queries, the same as embedded its passages; None to search by words.
@@ -130,6 +131,7 @@ class Searchable:
     """
 
     name: str
+    version: str
     manifest: Manifest
     config: models.CollectionConfig
     embedder: Embedder | None

@@ -7,20 +7,33 @@ collection "notes" is the alias of "notes.v1", and a rebuild fills "notes.v2" an
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
+
+from ragkit.failures import Failure, kind_of
 
 _VERSION = re.compile(r"(?P<name>.+)\.v(?P<number>[1-9][0-9]*)", re.DOTALL)
 
 
 def names(client: QdrantBase) -> list[str]:
     """What a person sees: the aliases, and the collections that stand under their own name."""
-    aliases = _aliases(client)
-    shown = set(aliases)
-    for each in _collections(client):
-        if each not in aliases.values() and base(each) not in aliases:
-            shown.add(each)
-    return sorted(shown)
+    return shown(_aliases(client), _collections(client))
+
+
+def shown(aliases: Mapping[str, str], collections: Iterable[str]) -> list[str]:
+    """What of these aliases and collections a person sees."""
+    behind = set(aliases.values())
+    own = {each for each in collections if each not in behind and base(each) not in aliases}
+    return sorted(own.union(aliases))
+
+
+def missing(name: str, known: Sequence[str]) -> str:
+    """How to say that a collection is not there."""
+    there = "there are " + ", ".join(map(repr, known)) if known else "there is none at all"
+    return f"there is no collection {name!r} ({there}): index a folder first"
 
 
 def physical(client: QdrantBase, name: str) -> str:
@@ -37,6 +50,15 @@ def next_version(client: QdrantBase, name: str) -> str:
     """The first version after all that there are."""
     held = versions(client, name)
     return version(name, number(held[-1]) + 1 if held else 1)
+
+
+def create_once(client: QdrantBase, collection: str, **settings: Any) -> None:
+    """Create a collection, unless another process was quicker or an earlier attempt did arrive."""
+    try:
+        client.create_collection(collection, **settings)
+    except Exception as exc:
+        if kind_of(exc) is not Failure.CONFLICT:
+            raise
 
 
 def version(name: str, number: int) -> str:
@@ -61,5 +83,9 @@ def _collections(client: QdrantBase) -> set[str]:
 
 
 def _aliases(client: QdrantBase) -> dict[str, str]:
-    held = client.get_aliases().aliases
-    return {each.alias_name: each.collection_name for each in held}
+    return alias_map(client.get_aliases())
+
+
+def alias_map(held: models.CollectionsAliasesResponse) -> dict[str, str]:
+    """The collection that each alias stands for."""
+    return {each.alias_name: each.collection_name for each in held.aliases}

@@ -234,7 +234,7 @@ class Writer:
             texts = (lexical_text(row.chunk) for row in rows)
             self._collection.create(avg_len=average_length(texts, language=language))
             if self._bulk:
-                hold(self._collection.client, self._collection.name)
+                hold(self._collection.client, self._collection.version)
 
     @contextmanager
     def _held_back(self) -> Iterator[None]:
@@ -242,14 +242,14 @@ class Writer:
         if not self._bulk:
             yield
             return
-        client, name = self._collection.client, self._collection.name
+        client = self._collection.client
         if self._may_reuse:
-            hold(client, name)
+            hold(client, self._collection.version)
         try:
             yield
         finally:
             if self._collection.exists():
-                release(client, name)
+                release(client, self._collection.version)
 
     def _fill(self, batch: _Batch, embedder: Embedder, size: int) -> None:
         rows = {row.key: row for row in batch.rows if self._is_wanted(row)}

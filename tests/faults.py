@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from json import JSONDecodeError
 from typing import Any, Literal, TypeAlias
 
 import grpc
@@ -44,6 +45,7 @@ STORM = (
     "connect",
     "read timeout",
     "disconnected",
+    "page",
     "unavailable",
     "deadline exceeded",
     "exhausted",
@@ -97,6 +99,8 @@ ERRORS: Mapping[str, Callable[[], Exception]] = {
     "disconnected": lambda: ResponseHandlingException(
         httpx.RemoteProtocolError("Server disconnected without sending a response.")
     ),
+    # A page of something in between, with status 200.
+    "page": lambda: JSONDecodeError("Expecting value", "<html>", 0),
     "unavailable": lambda: RpcFailure(grpc.StatusCode.UNAVAILABLE, "Connection reset by peer"),
     "deadline exceeded": lambda: RpcFailure(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"),
     "exhausted": lambda: RpcFailure(grpc.StatusCode.RESOURCE_EXHAUSTED, "Rate limiting exceeded"),

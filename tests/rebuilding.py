@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 from qdrant_client.client_base import QdrantBase
+from servers import Server
 
+import ragkit
 from ragkit.collection import Collection
 from ragkit.documents import Document
 from ragkit.embeddings import HashEmbedder, Vectors
@@ -17,11 +20,12 @@ from ragkit.indexer import Indexer
 from ragkit.mirror import Filling, FillingCallback
 from ragkit.points import Points
 
-PAGE = 16  # in tests that have many pages; about as many chunks as five of them
+DOCUMENTS = 14
+PAGE = 7  # points; the documents have some 35 chunks
 _WORDS = [f"word{n}" for n in range(300)]
 
 
-def documents(number: int = 30, *, seed: int = 3) -> list[Document]:
+def documents(number: int = DOCUMENTS, *, seed: int = 3) -> list[Document]:
     """Documents of some chunks each, with headings and metadata."""
     rng = random.Random(seed)
     return [
@@ -126,6 +130,16 @@ def stopping(after: int) -> FillingCallback:
             raise Stopped
 
     return stop
+
+
+@contextmanager
+def opened(server: Server, *, prefer_grpc: bool) -> Iterator[QdrantBase]:
+    """A client of a server, of the protocol asked for."""
+    client = ragkit.connect(server.url, grpc_port=server.grpc_port, prefer_grpc=prefer_grpc)
+    try:
+        yield client
+    finally:
+        client.close()
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def test_the_embedded_default_is_turbo_without_a_graph(edge: EdgeClient) -> None
 def test_a_collection_too_large_to_scan_gets_a_graph(
     edge: EdgeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ragkit.collection.SCAN_LIMIT", 1000)
+    monkeypatch.setattr("ragkit.quantization.SCAN_LIMIT", 1000)
     docs = Collection(edge, "docs", embedder=HashEmbedder(32))
     Indexer(docs).add(
         Document(source=str(n), title="T", text=f"About thing{n} and w{n % 7}.") for n in range(50)

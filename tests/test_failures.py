@@ -333,6 +333,7 @@ def test_a_client_that_was_closed_is_not_asked_again(server: Server) -> None:
         ("connect", Failure.UNREACHABLE),
         ("read timeout", Failure.UNREACHABLE),
         ("disconnected", Failure.UNREACHABLE),
+        ("page", Failure.BROKEN),
         ("unavailable", Failure.UNREACHABLE),
         ("deadline exceeded", Failure.UNREACHABLE),
         ("exhausted", Failure.BUSY),

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
-from rebuilding import impatient, indexed, small_pages, stored  # noqa: F401  (fixtures)
+from rebuilding import DOCUMENTS, PAGE, impatient, indexed, small_pages, stored  # noqa: F401  (fixtures)
 
 from ragkit import mirror as module
 from ragkit.errors import CollectionError
@@ -18,7 +18,6 @@ from ragkit.points import Points
 from ragkit.schema import match
 
 BOTH = ("dense", "bm25")
-PAGE = 16
 
 
 @pytest.fixture
@@ -52,7 +51,7 @@ def test_an_empty_target_becomes_the_source(client: QdrantBase) -> None:
     done = run(client)
     assert stored(client, "twin") == stored(client)
     assert (done.points, done.written, done.deleted) == (len(stored(client)),) * 2 + (0,)
-    assert done.documents == 30
+    assert done.documents == DOCUMENTS
 
 
 def test_a_second_pass_writes_nothing_and_asks_for_no_change(client: QdrantBase) -> None:
@@ -101,7 +100,7 @@ def test_a_target_with_other_points_and_none_of_the_sources_is_put_right(
 
 def test_points_that_are_no_chunks_are_copied_too(client: QdrantBase) -> None:
     mine = [
-        models.PointStruct(id=n, vector={"dense": [1.0, *[0.0] * 63]}, payload={"n": n})
+        models.PointStruct(id=n, vector={"dense": [1.0, *[0.0] * 63]}, payload={"n": str(n)})
         for n in (1, 2**63)
     ]
     client.upsert("docs", mine)
@@ -223,5 +222,5 @@ def test_requests_hold_all_points_in_order_and_few_bytes(sizes: list[int], dim: 
     assert [point for part in parts for point in part] == points
     assert all(part for part in parts)
     for part in parts:
-        weight = sum(len(point.payload["text"]) + dim * 12 for point in part)  # type: ignore[index]
+        weight: int = sum(len(point.payload["text"]) + dim * 12 for point in part)  # type: ignore[index,misc]
         assert weight <= module._REQUEST_BYTES or len(part) == 1

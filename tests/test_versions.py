@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,13 +10,17 @@ from qdrant_client.client_base import QdrantBase
 from ragkit.collection import Collection
 from ragkit.documents import Document
 from ragkit.edge import EdgeClient
-from ragkit.embeddings import HashEmbedder
+from ragkit.embeddings import HashEmbedder, Vectors
 from ragkit.errors import CollectionMismatch
 from ragkit.indexer import Indexer
 from ragkit.retriever import Retriever
 from ragkit.versions import base, names, next_version, number, physical, versions
 
 _ANY = models.VectorParams(size=4, distance=models.Distance.COSINE)
+FRUIT = [
+    Document(source=f"d{n}", title=f"Number {n}", text=f"Fruit {n} is a kind of melon {n * n}.")
+    for n in range(20)
+]
 DOCUMENT = Document(source="a", title="Fruit", text="Bananas are yellow.")
 
 
@@ -139,3 +144,72 @@ def test_an_unfinished_version_is_refused(client: QdrantBase) -> None:
 def test_a_collection_of_a_plain_name_works_as_well(edge: EdgeClient) -> None:
     Indexer(Collection(edge, "docs")).add([DOCUMENT])
     assert Retriever(Collection(edge, "docs.v1")).search("bananas")
+
+
+class Flipped(HashEmbedder):
+    """Another model of the same dimension: what is near for one is far for the other."""
+
+    @property
+    def fingerprint(self) -> str:
+        return "flipped"
+
+    def embed_documents(self, texts: Sequence[str], *, titles: Sequence[str]) -> Vectors:
+        return -super().embed_documents(texts, titles=titles)
+
+    def embed_query(self, text: str) -> Vectors:
+        return -super().embed_query(text)
+
+
+@pytest.fixture
+def moved(client: QdrantBase) -> tuple[Collection, Collection]:
+    """A collection as it was opened, and as its name stands for another model's since."""
+    opened = Collection(client, "docs", embedder=HashEmbedder(32))
+    Indexer(opened).add(FRUIT)
+    other = Collection(client, "docs", embedder=Flipped(32))
+    other.use_version(other.create_version(replace(opened.manifest, embedder="flipped")))
+    Indexer(other).add(FRUIT)
+    return opened, other
+
+
+def test_who_has_opened_a_collection_goes_on_with_that_version(
+    moved: tuple[Collection, Collection],
+) -> None:
+    opened, other = moved
+    for docs in moved:
+        assert Retriever(docs).search("fruit melon 7", mode="dense", limit=1)[0].source == "d7"
+    assert (opened.version, other.version) == ("docs.v1", "docs.v2")
+
+
+def test_nothing_is_written_with_another_model_than_a_versions_own(
+    moved: tuple[Collection, Collection],
+) -> None:
+    opened, other = moved
+    held = {each.id: each.vector for each in other.points.scroll(fields=False, vectors=["dense"])}
+    with pytest.raises(CollectionMismatch, match="vectors of flipped"):
+        Indexer(opened).add([DOCUMENT])
+    now = {each.id: each.vector for each in other.points.scroll(fields=False, vectors=["dense"])}
+    assert now == held
+
+
+def test_some_time_after_a_rebuild_the_new_version_is_found(
+    moved: tuple[Collection, Collection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, _ = moved
+    same = Collection(opened.client, "docs", embedder=Flipped(32))
+    same.open()
+    monkeypatch.setattr("ragkit.collection.FRESH_S", 0.0)
+    with pytest.raises(CollectionMismatch, match="vectors of flipped"):
+        Retriever(opened).search("fruit melon 7", mode="dense")
+    assert Retriever(same).search("fruit melon 7", mode="dense", limit=1)[0].source == "d7"
+
+
+def test_when_the_old_version_is_deleted_the_new_one_is_found_at_once(client: QdrantBase) -> None:
+    opened = Collection(client, "docs", embedder=HashEmbedder(32))
+    Indexer(opened).add(FRUIT)
+    other = Collection(client, "docs", embedder=HashEmbedder(32))
+    other.use_version(other.create_version(opened.manifest))
+    Indexer(other).add(FRUIT)
+    other.drop_version("docs.v1")
+    assert opened.version == "docs.v1"
+    assert Retriever(opened).search("fruit melon 7", mode="dense", limit=1)[0].source == "d7"
+    assert opened.version == "docs.v2"

@@ -171,12 +171,16 @@ def test_a_fallback_is_used_where_the_key_is_not_there(tenants: QdrantClient) ->
 def test_shard_keys_come_and_go(transport: str, fresh: Server) -> None:
     with connected(fresh, transport) as client:
         sharded(client, "acme", 7)
-        for n, key in enumerate(("acme", 7)):
+        keys: list[int | str] = ["acme", 7]
+        for n, key in enumerate(keys):
             client.upsert(NAME, [point(n + 1), point(n + 5)], shard_key_selector=key)
         assert keys_of(client) == ["acme", 7]
-        for change, key in ((client.create_shard_key, "acme"), (client.delete_shard_key, "other")):
+        for change, wrong in (
+            (client.create_shard_key, "acme"),
+            (client.delete_shard_key, "other"),
+        ):
             with pytest.raises((UnexpectedResponse, grpc.RpcError)) as caught:
-                change(NAME, key)
+                change(NAME, wrong)
             assert outcome(caught.value)[0] in (400, grpc.StatusCode.INVALID_ARGUMENT)
         assert client.delete_shard_key(NAME, "acme")
         assert keys_of(client) == [7]
