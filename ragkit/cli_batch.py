@@ -23,6 +23,7 @@ from ragkit.cli_support import (
     Json,
     MaxMb,
     Model,
+    Tenant,
     as_data,
     embedder_for_writing,
     emit,
@@ -64,6 +65,7 @@ def submit(
     corpus: Corpus = None,
     model: Model = None,
     dim: Dim = None,
+    tenant: Tenant = None,
     as_json: Json = False,
 ) -> int:
     """Upload what has to be embedded of a folder; collect it later."""
@@ -75,7 +77,7 @@ def submit(
         embedder = embedder_for_writing(
             client, name, kind=None, model=model, dim=dim, rpm=None, tpm=None, fallback="gemini"
         )
-        batches = _batches(Collection(client, name, embedder=embedder), db)
+        batches = _batches(Collection(client, name, embedder=embedder, tenant=tenant), db)
         job = batches.submit(folder, **walk)
         if as_json:
             emit({"job": as_data(job) if job.parts else None})
@@ -94,10 +96,14 @@ def submit(
 @batch.command()
 @exits
 def status(
-    job: JobId = None, db: Db = None, collection: CollectionName = None, as_json: Json = False
+    job: JobId = None,
+    db: Db = None,
+    collection: CollectionName = None,
+    tenant: Tenant = None,
+    as_json: Json = False,
 ) -> int:
     """Ask how jobs stand."""
-    with _opened(db, collection) as batches:
+    with _opened(db, collection, tenant) as batches:
         jobs = [batches.status(each) for each in _meant(batches, job)]
     if as_json:
         emit({"jobs": [as_data(each) for each in jobs]})
@@ -119,6 +125,7 @@ def collect(
     sample: Annotated[
         int, typer.Option(help="Texts to embed again and compare, per part.", min=0, max=50)
     ] = 5,
+    tenant: Tenant = None,
     as_json: Json = False,
 ) -> int:
     """Download what has ended, verify it, and index the folder with it."""
@@ -126,7 +133,7 @@ def collect(
     from ragkit.errors import RagkitError
 
     reports, errors = [], []
-    with _opened(db, collection) as batches:
+    with _opened(db, collection, tenant) as batches:
         for each in _meant(batches, job):
             try:
                 report = _collected(batches, each, wait=wait, finish=finish, sample=sample)
@@ -157,19 +164,20 @@ def cancel(
     job: Annotated[str, typer.Argument(help="The job.")],
     db: Db = None,
     collection: CollectionName = None,
+    tenant: Tenant = None,
     as_json: Json = False,
 ) -> int:
     """Stop a job; what has ended of it can still be collected."""
-    with _opened(db, collection) as batches:
+    with _opened(db, collection, tenant) as batches:
         stopped = batches.cancel(job)
     emit({"job": as_data(stopped)}) if as_json else typer.echo(_line(stopped))
     return DONE
 
 
 @contextmanager
-def _opened(db: str | None, collection: str | None) -> Iterator[GeminiBatch]:
+def _opened(db: str | None, collection: str | None, tenant: str | None) -> Iterator[GeminiBatch]:
     with store(db) as client:
-        yield _batches(existing(client, collection), db)
+        yield _batches(existing(client, collection, tenant=tenant), db)
 
 
 def _batches(collection: Collection, db: str | None) -> GeminiBatch:

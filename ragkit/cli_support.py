@@ -227,17 +227,27 @@ def embedder_for_writing(
 
 def _is_expected(error: Exception) -> bool:
     """Whether the message alone tells a person what is wrong."""
-    from qdrant_client.http.exceptions import ApiException
-
     from ragkit.errors import RagkitError
 
-    return isinstance(error, RagkitError | ApiException | OSError | NotImplementedError)
+    return _is_of_store(error) or isinstance(error, RagkitError | OSError | NotImplementedError)
+
+
+def _is_of_store(error: Exception | str) -> bool:
+    """Whether a client of Qdrant raised it."""
+    from ragkit.delivery import CLIENT_ERRORS
+
+    return isinstance(error, CLIENT_ERRORS)
 
 
 def _complain(error: Exception | str, code: int, *, as_json: bool) -> int:
     from ragkit.console import one_line
 
-    message = one_line("; ".join([str(error), *getattr(error, "__notes__", [])]))
+    said = str(error)
+    if isinstance(error, Exception) and _is_of_store(error):
+        from ragkit.failures import reason
+
+        said = f"the store refuses: {reason(error)}"
+    message = one_line("; ".join([said, *getattr(error, "__notes__", [])]))
     typer.echo(f"error: {message}", err=True)
     if as_json:
         with suppress(OSError):  # standard output may be what has failed

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
@@ -33,6 +33,7 @@ from ragkit.manifest import (
     check_embedder,
     check_settings,
     check_tenancy,
+    check_writable,
 )
 from ragkit.optimizer import IndexingCallback, wait_until_indexed
 from ragkit.pacing import Retry
@@ -44,12 +45,13 @@ from ragkit.server import TURBO_QUANTIZATION, require, require_minimum
 from ragkit.sparse import Bm25Encoder
 from ragkit.tenancy import check_tenant
 from ragkit.versions import (
-    base,
-    create_once,
+    create_version,
+    drop_version,
+    drop_versions,
     missing,
     names,
-    next_version,
     physical,
+    use_version,
     versions,
 )
 
@@ -202,12 +204,7 @@ class Collection:
         """
         manifest = self.open()
         check_tenancy(manifest, self.tenant, name=self.name)
-        if manifest.embedder is not None and self.embedder is None:
-            raise CollectionMismatch(
-                f"collection {self.name!r} holds {manifest.dim}-d vectors of "
-                f"{manifest.embedder}; without an embedder nothing can be added to it: "
-                "pass the embedder it was made with"
-            )
+        check_writable(manifest, self.embedder, name=self.name)
         self.create_missing_indexes()
         if manifest.tenancy == "shard":
             self.points.create_shards()
@@ -253,22 +250,22 @@ class Collection:
                 tenancy=tenancy,
             )
         )
+        if tenancy == "shard":
+            self._try_shards(made)
         self.use_version(made)
         return self.open_for_writing()
 
-    def create_version(self, manifest: Manifest) -> str:
-        """Create the next collection that the name may stand for; returns its own name.
+    def _try_shards(self, made: str) -> None:
+        """Delete a new version again if the server can make no shards in it."""
+        try:
+            Points(self.client, made, shard_key=self.tenant).create_shards()
+        except CollectionError:
+            self.drop_version(made)
+            raise
 
-        An empty one that was to be made just so, and was cut off before the name was given to it,
-        is taken.
-        """
-        held = versions(self.client, self.name)
-        if held and held[-1] != physical(self.client, self.name):
-            info = self.client.get_collection(held[-1])
-            if not info.points_count and manifest.alike(info.config.metadata):
-                return held[-1]
+    def create_version(self, manifest: Manifest) -> str:
+        """Create the next collection that the name may stand for; returns its own name."""
         self._check_server(self._quantization)
-        made = next_version(self.client, self.name)
         asked = creation(
             embedded=self.embedded,
             dim=manifest.dim,
@@ -276,18 +273,11 @@ class Collection:
             tenancy=manifest.tenancy,
             settings=self._settings,
         )
-
-        metadata = manifest.to_metadata()
-        self._ask(
-            lambda: create_once(self.client, made, metadata=metadata, **asked), "creating", WRITING
-        )
-        return made
+        return create_version(self.client, self.name, manifest, asked)
 
     def use_version(self, made: str) -> None:
         """Let the name stand for this version, at once and for everybody."""
-        alias = models.CreateAlias(collection_name=made, alias_name=self.name)
-        operation = models.CreateAliasOperation(create_alias=alias)
-        self._ask(lambda: self.client.update_collection_aliases([operation]), "naming", WRITING)
+        use_version(self.client, self.name, made)
         self._opened = None
 
     @property
@@ -329,21 +319,43 @@ class Collection:
         """Its points, or those of the tenant."""
         sharded = self.tenant is not None and self.manifest.tenancy == "shard"
         key = self.tenant if sharded else None
-        return Points(self.client, self.version, tenant=self.tenant, shard_key=key)
+        return Points(
+            self.client,
+            self.version,
+            tenant=self.tenant,
+            shard_key=key,
+            strict=self.config.strict_mode_config,
+        )
 
     def record_chunker(self) -> bool:
-        """Note the chunker in use in the manifest; returns whether it is another than before."""
+        """Note the chunker in use in the manifest; returns whether it is another than before.
+
+        Raises:
+            CollectionMismatch: The collection is shared by tenants, for whom one cannot choose.
+        """
         fingerprint = chunker_fingerprint(self.chunker)
         if self.manifest.chunker == fingerprint:
             return False
+        if self.manifest.tenancy is not None:
+            raise CollectionMismatch(
+                f"collection {self.name!r} is shared by tenants and split by "
+                f"{self.manifest.chunker!r}: another chunker would split everybody's documents "
+                "again; leave chunker out"
+            )
         self.record(replace(self.manifest, chunker=fingerprint))
         return True
 
-    def record(self, manifest: Manifest) -> None:
-        """Write the manifest."""
+    def record(self, manifest: Manifest, **change: Any) -> None:
+        """Write the manifest, and change settings of the collection with it in one step.
+
+        Args:
+            manifest: As it is to be.
+            change: Further arguments for `update_collection`.
+        """
+        metadata = manifest.to_metadata()
         self._ask(
-            lambda: self.client.update_collection(self.version, metadata=manifest.to_metadata()),
-            "describing",
+            lambda: self.client.update_collection(self.version, metadata=metadata, **change),
+            "changing",
             WRITING,
         )
         if self._opened is not None:
@@ -376,21 +388,13 @@ class Collection:
             )
         self._check_server(wanted)
         self._quantization = wanted
-        self._requantize(wanted, replace(manifest, quantization=wanted.name))
+        change = requantization(wanted.config, embedded=self.embedded)
+        self.record(replace(manifest, quantization=wanted.name), **change)
         if isinstance(self.client, EdgeClient):
             self.client.optimize(self.version, force=True)
         else:
             wait_until_indexed(self.client, self.version, progress=progress)
         self.open()
-
-    def _requantize(self, wanted: Quantization, manifest: Manifest) -> None:
-        change = requantization(wanted.config, embedded=self.embedded)
-        metadata = manifest.to_metadata()
-        self._ask(
-            lambda: self.client.update_collection(self.version, metadata=metadata, **change),
-            "changing",
-            WRITING,
-        )
 
     def optimize(self, *, if_due: bool = False) -> None:
         """Index on the embedded engine what is not indexed yet; a server does so by itself.
@@ -435,22 +439,23 @@ class Collection:
         )
 
     def drop(self) -> None:
-        """Delete it with all that it holds, and all versions of it.
+        """Delete it with all that it holds, and all versions of it that ragkit has made.
 
         Raises:
             CollectionError: The name is an alias that somebody else made, which would leave the
-                collection where it is.
+                collection where it is; or it was opened for one tenant of several.
         """
-        current = physical(self.client, self.name)
-        if current != self.name and base(current) != self.name:
-            raise CollectionError(f"{self.name!r} is an alias of {current!r}: drop that one")
-        for each in {*versions(self.client, self.name), current}:
-            self.drop_version(each)
+        if self.tenant is not None:
+            raise CollectionError(
+                f"{self.name!r} would be deleted with what all tenants have in it: open it without "
+                "tenant for that"
+            )
+        drop_versions(self.client, self.name)
         self._opened = None
 
     def drop_version(self, version: str) -> None:
         """Delete one of the collections behind the name; its aliases go with it."""
-        self._ask(lambda: self.client.delete_collection(version), "deleting", WRITING)
+        drop_version(self.client, version)
 
     def create_missing_indexes(self) -> list[str]:
         """Create the payload indexes that it lacks: all of them when new; returns their keys."""

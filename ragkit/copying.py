@@ -218,8 +218,8 @@ def _compare(source: Source, copy: Points) -> int:
             continue  # it has been written to meanwhile
         if other.payload != record.payload or not _are_alike(record.vector, other.vector):
             raise CollectionError(
-                f"point {record.id} is not the same in {copy.name!r} as in {source.points.name!r}: drop "
-                f"the copy (ragkit drop {copy.name}) and copy again"
+                f"point {record.id} is not the same in {copy.name!r} as in {source.points.name!r}: "
+                f"drop the copy (ragkit drop {copy.name}) and copy again"
             )
         compared += 1
     return compared

@@ -34,6 +34,16 @@ _INDEXES_ON_DISK: dict[models.PayloadSchemaType, models.PayloadSchemaParams] = {
         type=models.IntegerIndexType.INTEGER, memory=models.Memory.COLD
     ),
 }
+# With `payload_m` a server builds a graph for each value of every index that does not say no: for
+# tenants there is to be one for each of them, and none for a corpus that all of them have.
+_WITHOUT_GRAPH: dict[models.PayloadSchemaType, models.PayloadSchemaParams] = {
+    models.PayloadSchemaType.KEYWORD: models.KeywordIndexParams(
+        type=models.KeywordIndexType.KEYWORD, enable_hnsw=False
+    ),
+    models.PayloadSchemaType.INTEGER: models.IntegerIndexParams(
+        type=models.IntegerIndexType.INTEGER, enable_hnsw=False
+    ),
+}
 
 
 class Settings(TypedDict, total=False):
@@ -113,8 +123,9 @@ def payload_indexes(
         tenancy: As the manifest has it.
         own: Those that the caller named.
     """
+    by_tenant = tenancy is not None and not embedded
     indexes = {
-        field: _index(models.PayloadSchemaType(schema), embedded=embedded)
+        field: _index(models.PayloadSchemaType(schema), embedded=embedded, by_tenant=by_tenant)
         for field, schema in {**PAYLOAD_INDEXES, **own}.items()
     }
     if tenancy is not None:
@@ -126,8 +137,10 @@ def payload_indexes(
 
 
 def _index(
-    kind: models.PayloadSchemaType, *, embedded: bool
+    kind: models.PayloadSchemaType, *, embedded: bool, by_tenant: bool
 ) -> models.PayloadSchemaType | models.PayloadSchemaParams:
+    if by_tenant:
+        return _WITHOUT_GRAPH.get(kind, kind)
     return _INDEXES_ON_DISK.get(kind, kind) if embedded else kind
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -17,6 +18,7 @@ from qdrant_client.http.exceptions import ApiException
 
 from ragkit.errors import RagkitError, StoreDenied, StoreFull, StoreUnavailable
 from ragkit.failures import Failure, kind_of, reason, retry_after_s
+from ragkit.fanout import Stopped
 from ragkit.pacing import Retry, Send, Steps, Wait, adrive, drive
 
 _logger = logging.getLogger(__name__)
@@ -29,8 +31,8 @@ READING = Retry(timeout_s=60.0, deadline_s=30.0)
 
 # How many attempts a failure of each kind is worth within the deadline; others are final.
 _TRIES = {Failure.BUSY: 1_000, Failure.UNREACHABLE: 1_000, Failure.BROKEN: 5}
-# An answer that is not JSON leaves the client of REST as it comes.
-_FOREIGN = (ApiException, QdrantException, grpc.RpcError, JSONDecodeError)
+# What qdrant-client raises. An answer that is not JSON leaves the client of REST as it comes.
+CLIENT_ERRORS = (ApiException, QdrantException, grpc.RpcError, JSONDecodeError)
 
 
 def deliver(
@@ -39,6 +41,7 @@ def deliver(
     what: str,
     retry: Retry = READING,
     sleep: Callable[[float], None] = time.sleep,
+    stop: threading.Event | None = None,
 ) -> T:
     """Call until it succeeds, is not worth another attempt, or the deadline passes.
 
@@ -47,8 +50,10 @@ def deliver(
         what: What it does, for the error: "searching collection 'notes'".
         retry: The deadline; each attempt's own is the client's.
         sleep: How to wait between attempts.
+        stop: Set by whoever wants no further attempt.
 
     Raises:
+        Stopped: `stop` was set.
         StoreUnavailable: It went on failing in ways that another attempt may mend.
         StoreDenied: The server wants another key.
         StoreFull: The server has no disk space left.
@@ -56,12 +61,20 @@ def deliver(
     """
 
     def send(_: Send[Any]) -> Any:
+        if stop is not None and stop.is_set():
+            raise Stopped
         try:
             return action()
-        except _FOREIGN as exc:
+        except CLIENT_ERRORS as exc:
             return _Failed(exc)
 
-    result: T = drive(_steps(what, retry), send=send, sleep=sleep)
+    def pause(seconds: float) -> None:
+        if stop is None:
+            sleep(seconds)
+        else:
+            stop.wait(seconds)
+
+    result: T = drive(_steps(what, retry), send=send, sleep=pause)
     return result
 
 
@@ -77,7 +90,7 @@ async def adeliver(
     async def send(_: Send[Any]) -> Any:
         try:
             return await action()
-        except _FOREIGN as exc:
+        except CLIENT_ERRORS as exc:
             return _Failed(exc)
 
     result: T = await adrive(_steps(what, retry), send=send, sleep=sleep)

@@ -166,7 +166,11 @@ def _embed_part(
     except (TextsRefused, EmbedderUnavailable) as exc:
         outcome.vectors.update((part[i], vector) for i, vector in exc.vectors.items())
         outcome.refused.update((part[i], reason) for i, reason in exc.failed.items())
-        outcome.unavailable = exc if isinstance(exc, EmbedderUnavailable) else None
+        if isinstance(exc, EmbedderUnavailable):
+            outcome.unavailable = exc
+            return
+        for i in set(part) - outcome.vectors.keys() - outcome.refused.keys():
+            outcome.refused[i] = f"neither embedded nor refused with a reason: {exc}"
     else:
         outcome.vectors.update(zip(part, vectors, strict=True))
 

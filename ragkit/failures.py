@@ -63,6 +63,7 @@ _OF_CODE = {
     grpc.StatusCode.INTERNAL: Failure.BROKEN,
     grpc.StatusCode.ABORTED: Failure.UNREACHABLE,
     grpc.StatusCode.CANCELLED: Failure.UNREACHABLE,
+    grpc.StatusCode.FAILED_PRECONDITION: Failure.BROKEN,  # 500 over REST
     grpc.StatusCode.UNKNOWN: Failure.BROKEN,
 }
 _FULL_MARK = "qdrant-insufficient-storage"

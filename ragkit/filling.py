@@ -137,11 +137,8 @@ def begin(
         if held.filling is not None:
             maker.drop_version(each)
             dropped.append(each)
-    collection = Collection(maker.client, maker.create_version(wanted) if found is None else found)
-    if collection.open(unfinished=True).filling is None:
-        collection.record(replace(collection.manifest, filling=wanted.filling))
     return Version(
-        collection=collection,
+        collection=_created(maker, wanted) if found is None else _marked(maker, wanted, found),
         name=maker.name,
         instead_of=instead_of,
         resumed=found is not None,
@@ -149,11 +146,29 @@ def begin(
     )
 
 
+def _created(maker: Collection, wanted: Manifest) -> Collection:
+    collection = Collection(maker.client, maker.create_version(wanted))
+    held = collection.open(unfinished=True)
+    if held.filling is None or not _alike(held, wanted):
+        raise CollectionError(
+            f"somebody else has made {collection.name!r} at the same moment: run this again"
+        )
+    return collection
+
+
+def _marked(maker: Collection, wanted: Manifest, version: str) -> Collection:
+    collection = Collection(maker.client, version)
+    if collection.open(unfinished=True).filling is None:
+        collection.record(replace(collection.manifest, filling=wanted.filling))
+    return collection
+
+
 def _later(maker: Collection, current: str | None) -> list[str]:
     """The versions after the one that the name stands for."""
     is_ours = current is not None and base(current) == maker.name
     after = number(current) if current is not None and is_ours else 0
-    return [each for each in versions(maker.client, maker.name) if number(each) > after]
+    held = deliver(lambda: versions(maker.client, maker.name), what="reading the names")
+    return [each for each in held if number(each) > after]
 
 
 def fill(version: Version, source: Source, progress: FillingCallback | None) -> Mirrored:

@@ -11,13 +11,16 @@ from typing import TypeAlias
 
 from qdrant_client import models
 
+from ragkit.bulk import release
 from ragkit.chunks import chunker_fingerprint
 from ragkit.collection import Collection
 from ragkit.documents import Document, Skipped
 from ragkit.edge import EdgeClient
 from ragkit.errors import CollectionNotFound, DocumentError, EmbedderUnavailable
 from ragkit.ledger import Ledger, of_corpus, read_ledger, stored_vectors
-from ragkit.optimizer import is_held_back, release, wait_until_indexed
+from ragkit.manifest import check_tenancy
+from ragkit.optimizer import wait_until_indexed
+from ragkit.pipeline import batched
 from ragkit.prepare import Prepared, Preparer, Unchanged
 from ragkit.reading.folders import MAX_BYTES, FoundFile, find_files
 from ragkit.reports import IndexPlan, IndexReport, ProgressCallback
@@ -148,7 +151,8 @@ class Indexer:
         Raises:
             ValueError: The collection has several corpora, and none was named.
         """
-        self._collection.open()
+        manifest = self._collection.open()
+        check_tenancy(manifest, self._collection.tenant, name=self._collection.name)
         wanted = list(dict.fromkeys(_patterns(sources)))
         corpora = list(self._collection.status().corpora)
         if corpus is None and len(corpora) > 1:
@@ -455,18 +459,18 @@ def _delete(
     must_not: Sequence[models.Condition] | None = None,
 ) -> None:
     """Delete the points of a corpus with one of these values in a field."""
-    for i in range(0, len(values), _DELETE_PAGE):
-        condition = match_any(field, values[i : i + _DELETE_PAGE])
-        page = of_corpus(corpus, condition, *must, must_not=must_not)
-        collection.points.delete(page)
+    if not values:
+        return
+    points = collection.points
+    for some in batched(values, min(_DELETE_PAGE, points.most_values)):
+        points.delete(of_corpus(corpus, match_any(field, some), *must, must_not=must_not))
 
 
 def _let_go(collection: Collection) -> tuple[str, ...]:
-    """Let a server's optimizer go that an interrupted bulk load has left held back."""
-    if collection.embedded or not is_held_back(collection.config):
+    """Let a server's optimizer go that a killed bulk load has left held back."""
+    if collection.embedded or not release(collection):
         return ()
-    release(collection.client, collection.version)
-    return ("the optimizer was still held back by a bulk load that was interrupted: let go",)
+    return ("the optimizer was held back by a bulk load that was killed, or goes on: let go",)
 
 
 def _chunker_note(collection: Collection) -> tuple[str, ...]:

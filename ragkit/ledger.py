@@ -11,11 +11,9 @@ from qdrant_client import models
 
 from ragkit.collection import Collection
 from ragkit.embeddings import Vectors
-from ragkit.failures import Failure, kind_of
 from ragkit.schema import DENSE, match, match_any
 
 _PAGE = 512
-_LONG_PAGE = 5_000  # of records with one field
 _FACET_LIMIT = 20_000  # documents
 _HEAD_FIELDS = ["source", "document_hash", "chunk_count"]
 
@@ -49,7 +47,9 @@ class Ledger:
 def read_ledger(collection: Collection, corpus: str) -> Ledger:
     """Read the commit records of a corpus and hold them against the points that are there."""
     heads = list(_heads(collection, corpus))
-    counts = _points_per_hash(collection, len(heads))
+    # A server counts anew for each value of a facet: there only this corpus's.
+    within = None if collection.embedded else of_corpus(corpus)
+    counts = _points_per_hash(collection, len(heads), within)
     committed: dict[str, str] = {}
     broken: set[str] = set()
     for source, document_hash, chunk_count in heads:
@@ -60,7 +60,7 @@ def read_ledger(collection: Collection, corpus: str) -> Ledger:
     if not counts.keys() - committed.values():
         return Ledger(committed=committed)
     # Other corpora, or what an interrupted run left: only now is the slower count worth it.
-    own = _points_per_hash(collection, len(heads), of_corpus(corpus))
+    own = counts if within else _points_per_hash(collection, len(heads), of_corpus(corpus))
     return Ledger(
         committed=committed,
         broken=frozenset(broken),
@@ -72,14 +72,34 @@ def stored_vectors(collection: Collection, chunk_hashes: Iterable[str]) -> dict[
     """The dense vectors stored for these chunk hashes, in any corpus of the tenant."""
     found: dict[str, Vectors] = {}
     wanted = list(dict.fromkeys(chunk_hashes))
-    for i in range(0, len(wanted), _PAGE):
-        page = models.Filter(must=[match_any("chunk_hash", wanted[i : i + _PAGE])])
-        for record in collection.points.scroll(page, fields=["chunk_hash"], vectors=[DENSE]):
+    points = collection.points
+    size = min(_PAGE, points.most_values)
+    for i in range(0, len(wanted), size):
+        page = models.Filter(must=[match_any("chunk_hash", wanted[i : i + size])])
+        for record in points.scroll(page, fields=["chunk_hash"], vectors=[DENSE]):
             vectors = record.vector
             if isinstance(vectors, dict) and DENSE in vectors:
                 key = str((record.payload or {}).get("chunk_hash"))
                 found[key] = np.asarray(vectors[DENSE], np.float32)
     return found
+
+
+def whole_versions(collection: Collection, corpus: str, sources: Sequence[str]) -> dict[str, str]:
+    """The document hash of each of these sources that is complete in the collection."""
+    own = of_corpus(corpus, match_any("source", sources))
+    points: Counter[tuple[str, str]] = Counter()
+    heads: dict[str, tuple[str, int]] = {}
+    for record in collection.points.scroll(own, fields=[*_HEAD_FIELDS, "ordinal"]):
+        fields = record.payload or {}
+        source, document_hash = str(fields["source"]), str(fields["document_hash"])
+        points[source, document_hash] += 1
+        if fields["ordinal"] == 0:
+            heads[source] = document_hash, int(fields["chunk_count"])
+    return {
+        source: document_hash
+        for source, (document_hash, count) in heads.items()
+        if points[source, document_hash] == count
+    }
 
 
 def of_corpus(
@@ -105,15 +125,9 @@ def _points_per_hash(
 ) -> Mapping[str, int]:
     """How many points carry each document hash.
 
-    A server counts anew for each value of a facet, so that reading all points is quicker where
-    there are very many; and its strict mode may forbid exact counts.
+    On a server reading all points is quicker than a facet of very many values.
     """
     points = collection.points
     if collection.embedded or documents <= _FACET_LIMIT:
-        try:
-            return points.facet("document_hash", within, limit=points.count())
-        except Exception as exc:
-            if kind_of(exc) is not Failure.REFUSED:
-                raise
-    records = points.scroll(within, fields=["document_hash"], page=_LONG_PAGE)
-    return Counter(str((record.payload or {}).get("document_hash")) for record in records)
+        return points.facet("document_hash", within, limit=points.count(within))
+    return points.tally("document_hash", within)

@@ -27,6 +27,8 @@ class Manifest:
         tenancy: Whether it is shared by tenants: "payload" where a payload key tells them apart,
             "shard" where each has shards of its own as well.
         filling: What it is being filled from, until that is complete.
+        held_threads: While a bulk load holds a server's optimizer back: the number of its threads
+            to go back to, or "auto".
         schema: Version of the payload's form.
         created_with: The ragkit version.
     """
@@ -40,6 +42,7 @@ class Manifest:
     created_with: str
     tenancy: str | None = None
     filling: str | None = None
+    held_threads: int | str | None = None
     schema: int = SCHEMA_VERSION
 
     def to_metadata(self) -> dict[str, Any]:
@@ -95,6 +98,19 @@ def check_embedder(manifest: Manifest, embedder: Embedder | None, *, name: str) 
         f"of {embedder.fingerprint}: use the embedder it was made with, rebuild it with this one "
         f'("ragkit rebuild {name}"), or index under another name'
     )
+
+
+def check_writable(manifest: Manifest, embedder: Embedder | None, *, name: str) -> None:
+    """Refuse to write into collection `name` without the embedder that it needs.
+
+    Raises:
+        CollectionMismatch: It holds vectors, and there is nothing to make more with.
+    """
+    if manifest.embedder is not None and embedder is None:
+        raise CollectionMismatch(
+            f"collection {name!r} holds {manifest.dim}-d vectors of {manifest.embedder}; without "
+            "an embedder nothing can be added to it: pass the embedder it was made with"
+        )
 
 
 def check_tenancy(manifest: Manifest, tenant: str | None, *, name: str) -> None:

@@ -66,6 +66,11 @@ def wait_until_indexed(
     while greens < _GREENS:
         info = deliver(lambda: client.get_collection(name), what=f"reading collection {name!r}")
         _check_optimizer(info, name)
+        if is_held_back(info.config):
+            raise CollectionError(
+                f"the optimizer of collection {name!r} is held back by a bulk load: wait for that, "
+                'or let go what a killed one left ("ragkit doctor --fix")'
+            )
         if progress is not None:
             progress(_state(info))
         greens = greens + 1 if info.status is models.CollectionStatus.GREEN else 0
@@ -79,20 +84,11 @@ def wait_until_indexed(
 @contextmanager
 def held_back(client: QdrantBase, name: str) -> Iterator[None]:
     """Hold a server's optimizer back, and let it go at the end, also after an error."""
-    hold(client, name)
+    _set(client, name, _HELD)
     try:
         yield
     finally:
         release(client, name)
-
-
-def hold(client: QdrantBase, name: str) -> None:
-    """Hold a server's optimizer back until `release`.
-
-    Writes are quicker meanwhile, since nothing is indexed twice, and searches compare with every
-    vector. The collection's status is yellow as long, also when the process was killed.
-    """
-    _set(client, name, _HELD)
 
 
 def is_held_back(config: models.CollectionConfig) -> bool:

@@ -6,6 +6,8 @@ points, what fails in passing is tried again, and a write whose outcome nobody k
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -13,7 +15,7 @@ from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 from qdrant_client.conversions import common_types as types
 
-from ragkit.delivery import WRITING, deliver
+from ragkit.delivery import READING, WRITING, deliver
 from ragkit.errors import CollectionError, RagkitError
 from ragkit.failures import Failure, StillQueued, is_unsure, kind_of, lacks_shard_key, reason
 from ragkit.packing import update_points
@@ -22,6 +24,9 @@ from ragkit.tenancy import scoped, scoped_request
 T = TypeVar("T")
 
 _PAGE = 512  # small, so that the records of one are gone before the next comes
+_LONG_PAGE = 5_000  # of records with one field or none
+_MOST_VALUES = 1_000  # in one condition, or points in one request
+_LONGEST_S = 10**6
 _HASH = "document_hash"
 
 
@@ -33,6 +38,7 @@ class Points:
         name: The collection, or an alias of it.
         tenant: Whose points; None for all.
         shard_key: Where the tenant's points are, in a collection sharded by tenant.
+        strict: What a server allows in this collection; nothing larger is asked for.
     """
 
     def __init__(
@@ -42,6 +48,7 @@ class Points:
         *,
         tenant: str | None = None,
         shard_key: str | None = None,
+        strict: models.StrictModeConfig | models.StrictModeConfigOutput | None = None,
     ) -> None:
         self.client = client
         self.name = name
@@ -49,6 +56,11 @@ class Points:
         self._shard_key = shard_key
         # The embedded engine knows no shards, and is not to be asked for one.
         self._selector = {} if shard_key is None else {"shard_key_selector": shard_key}
+        limits = strict if strict is not None and strict.enabled else models.StrictModeConfig()
+        self._page_limit = limits.max_query_limit or _LONG_PAGE
+        self._timeout_s = min(int(READING.deadline_s), limits.max_timeout or _LONGEST_S)
+        self.most_values = min(_MOST_VALUES, limits.condition_max_size or _MOST_VALUES)
+        self.most_points = min(_MOST_VALUES, limits.upsert_max_batchsize or _MOST_VALUES)
 
     def create_shards(self) -> None:
         """Give the tenant shards of its own, unless it has them.
@@ -117,19 +129,28 @@ class Points:
         return {str(record.id): record for record in found}
 
     def count(self, where: models.Filter | None = None) -> int:
-        """How many match, exactly."""
-        return self._read(
-            lambda: (
-                self.client.count(
-                    self.name, count_filter=scoped(where, self.tenant), exact=True, **self._selector
-                ).count
-            ),
-            "counting",
-            nothing=0,
-        )
+        """How many match, exactly; where a server forbids exact counts, they are read."""
+
+        def count() -> int:
+            own = scoped(where, self.tenant)
+            answer = self.client.count(
+                self.name,
+                count_filter=own,
+                exact=True,
+                timeout=self._timeout_s,
+                **self._selector,
+            )
+            return answer.count
+
+        try:
+            return self._read(count, "counting", nothing=0)
+        except Exception as exc:
+            if kind_of(exc) is not Failure.REFUSED:
+                raise
+        return sum(1 for _ in self.scroll(where, fields=False, page=_LONG_PAGE))
 
     def facet(self, key: str, where: models.Filter | None = None, *, limit: int) -> dict[str, int]:
-        """How many points have each value of an indexed key, exactly.
+        """How many points have each value of an indexed key, exactly; else they are read.
 
         Args:
             key: The payload key.
@@ -137,21 +158,32 @@ class Points:
             limit: The most values to return, those of the most points first.
         """
         none: list[models.FacetValueHit] = []
-        hits = self._read(
-            lambda: (
-                self.client.facet(
-                    self.name,
-                    key,
-                    facet_filter=scoped(where, self.tenant),
-                    limit=max(1, limit),
-                    exact=True,
-                    **self._selector,
-                ).hits
-            ),
-            "reading",
-            nothing=none,
-        )
+
+        def facet() -> list[models.FacetValueHit]:
+            answer = self.client.facet(
+                self.name,
+                key,
+                facet_filter=scoped(where, self.tenant),
+                limit=max(1, limit),
+                exact=True,
+                timeout=self._timeout_s,
+                **self._selector,
+            )
+            return answer.hits
+
+        try:
+            hits = self._read(facet, "reading", nothing=none)
+        except Exception as exc:
+            if kind_of(exc) is not Failure.REFUSED:
+                raise
+            return dict(self.tally(key, where).most_common(limit))
         return {str(hit.value): hit.count for hit in hits}
+
+    def tally(self, key: str, where: models.Filter | None = None) -> Counter[str]:
+        """As `facet`, by reading that key of every point."""
+        records = self.scroll(where, fields=[key], page=_LONG_PAGE)
+        values = ((record.payload or {}).get(key) for record in records)
+        return Counter(str(value) for value in values if value is not None)
 
     def query(self, requests: Sequence[models.QueryRequest]) -> list[types.QueryResponse]:
         """Answer searches, in one call."""
@@ -159,7 +191,9 @@ class Points:
         if self._shard_key is not None:
             own = [each.model_copy(update={"shard_key": self._shard_key}) for each in own]
         return self._read(
-            lambda: self.client.query_batch_points(self.name, requests=own),
+            lambda: self.client.query_batch_points(
+                self.name, requests=own, timeout=self._timeout_s
+            ),
             "searching",
             nothing=[types.QueryResponse(points=[]) for _ in own],
         )
@@ -169,19 +203,24 @@ class Points:
         operations: Sequence[models.UpdateOperation],
         *,
         expected: Mapping[str, str] | None = None,
+        stop: threading.Event | None = None,
     ) -> None:
         """Carry out writes, one after the other, and return when they can be read.
 
-        Of a tenant, the caller sees to it that the points are its own and that filters are made
-        by `within`.
+        They are sent as they are: of a tenant, the caller sees to it that the points are its own
+        and that filters are made by `within`.
 
         Args:
             operations: As `batch_update_points` takes them; dense vectors may be numpy rows.
             expected: Point id to document hash of all that is upserted: where the outcome of an
                 attempt is unknown, what is there already is not sent again.
+            stop: Set when the caller has left: then no further attempt is made.
+
+        Raises:
+            Stopped: `stop` was set.
         """
         attempt = _Attempt(self, [self._placed(each) for each in operations], expected or {})
-        deliver(attempt, what=self._what("writing to"), retry=WRITING)
+        deliver(attempt, what=self._what("writing to"), retry=WRITING, stop=stop)
 
     def delete(self, where: models.Filter) -> None:
         """Delete what matches."""
@@ -233,10 +272,11 @@ class Points:
         return self.client.scroll(
             self.name,
             scroll_filter=scoped(where, self.tenant),
-            limit=page,
+            limit=min(page, self._page_limit),
             offset=offset,
             with_payload=fields if isinstance(fields, bool) else list(fields),
             with_vectors=list(vectors) or False,
+            timeout=self._timeout_s,
             **self._selector,
         )
 

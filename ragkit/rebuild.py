@@ -1,29 +1,27 @@
 """Make a collection anew beside itself, with another embedder, width or quantization, and swap.
 
 Searches go on all the while, on the old version and then, from one moment to the next, on the new
-one. What decides that the new one is good is in `_check`.
+one. That one is used only if it holds what the old one does, and if its search finds enough of what
+an exact search finds.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version as installed
-from typing import Any, Literal, TypeAlias, Unpack
+from typing import Literal, TypeAlias, Unpack
 
-import numpy as np
 from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 
-from ragkit.chunks import Chunk
 from ragkit.collection import Collection
 from ragkit.creation import Settings, placed
 from ragkit.delivery import deliver
 from ragkit.edge import EdgeClient
 from ragkit.embedders import is_cut_of, with_dim
-from ragkit.embeddings import Embedder, Vectors, checked_vectors, embed_what_can_be
-from ragkit.errors import CollectionError, CollectionMismatch
+from ragkit.embeddings import Embedder
+from ragkit.errors import CollectionError, CollectionMismatch, EmbedderUnavailable
 from ragkit.filling import (
     Source,
     Version,
@@ -35,29 +33,27 @@ from ragkit.filling import (
     hand_over,
 )
 from ragkit.inherited import Inherited, inherited, quantization_of
-from ragkit.ledger import stored_vectors
 from ragkit.manifest import Manifest
 from ragkit.mirror import (
     Change,
-    Changed,
     Filling,
     FillingCallback,
     Mirrored,
     copied,
-    dense_of,
-    kept,
     page_of,
     state_of,
 )
 from ragkit.points import Points
 from ragkit.quantization import AnyQuantization, Quantization
 from ragkit.recall import overlap, recall, sample_of
-from ragkit.schema import BM25, DENSE, fitting_title
-from ragkit.tokens import estimate_tokens
+from ragkit.reembedding import Reembedding, cut_to
+from ragkit.schema import BM25, DENSE
 from ragkit.usage import Usage
 from ragkit.versions import base, number, physical, versions
 
 Way: TypeAlias = Literal["copied", "cut", "embedded", "left out"]
+
+_NAMES = "reading the names"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +113,8 @@ def rebuild(
     """Make a new version of a collection, check it, and let the name stand for it.
 
     It may be searched and written to meanwhile. After an interruption the same call goes on, and
-    nothing is embedded twice. All tenants' points are taken.
+    what was written is not embedded again. All tenants' points are taken. With another embedder,
+    whoever has the collection open must open it anew with that one.
 
     Args:
         collection: Which; its client, its name and nothing else counts.
@@ -156,13 +153,13 @@ def prune(collection: Collection, *, unfinished: bool = False) -> tuple[str, ...
         unfinished: Those that a rebuild has begun and not completed as well.
     """
     client, name = collection.client, collection.name
-    current = physical(client, name)
+    current = deliver(lambda: physical(client, name), what=_NAMES)
     if current == name or base(current) != name:
         return ()
-    aliases = deliver(client.get_aliases, what="reading the names").aliases
+    aliases = deliver(client.get_aliases, what=_NAMES).aliases
     named = {each.collection_name for each in aliases}
     pruned = []
-    for each in versions(client, name):
+    for each in deliver(lambda: versions(client, name), what=_NAMES):
         manifest = _manifest(client, each)
         if each in named or manifest is None:
             continue
@@ -251,11 +248,11 @@ def _current(client: QdrantBase, name: str) -> str:
     Raises:
         CollectionError: It stands for itself, so it could not stand for another version.
     """
-    current = physical(client, name)
+    current = deliver(lambda: physical(client, name), what=_NAMES)
     if current != name:
         return current
     public = base(name)
-    if public is not None and physical(client, public) == name:
+    if public is not None and deliver(lambda: physical(client, public), what=_NAMES) == name:
         raise CollectionError(f"{name!r} is a version of {public!r}: rebuild {public!r}")
     raise CollectionError(
         f"{name!r} is the collection's own name, which cannot come to stand for another one: "
@@ -328,7 +325,7 @@ class _Rebuild:
         self._progress = progress
         self._started = time.monotonic()
         self._usage_before = _usage_of(plan.embedder)
-        self._embedding: _Embedding | None = None
+        self._embedding: Reembedding | None = None
 
     def run(self, *, min_recall: float, sample: int, pruning: bool) -> RebuildReport:
         plan = self._plan
@@ -340,6 +337,11 @@ class _Rebuild:
             found = self._recall(version, min_recall, sample)
             lost = self._overlap(version, sample)
             last = catch_up(version, source, self._progress)
+        except EmbedderUnavailable as exc:
+            exc.add_note(
+                f"what was embedded is kept in {version.own_name}; run this again to go on"
+            )
+            raise
         except BaseException:
             # Ctrl-C comes here, while a call goes on in its thread: nobody wants it any more.
             getattr(plan.embedder, "close", lambda: None)()
@@ -377,10 +379,10 @@ class _Rebuild:
         plan = self._plan
         if plan.vectors == "cut":
             assert plan.wanted.dim is not None  # noqa: S101  (cut to something)
-            return _cut(plan.wanted.dim)
+            return cut_to(plan.wanted.dim)
         if plan.vectors == "embedded":
             assert plan.embedder is not None  # noqa: S101  (or there were nothing to embed with)
-            self._embedding = _Embedding(plan.embedder, version.collection)
+            self._embedding = Reembedding(plan.embedder, version.collection)
             return self._embedding
         return copied(plan.client)
 
@@ -443,102 +445,6 @@ class _Rebuild:
     def _tell_checking(self, size: int) -> None:
         if self._progress is not None:
             self._progress(Filling(phase="checking", done=0, total=size))
-
-
-def _cut(dim: int) -> Change:
-    """The first components of stored vectors, scaled to unit length."""
-
-    def cut(records: Sequence[models.Record]) -> Changed:
-        matrix = np.asarray(dense_of(records), np.float32)[:, :dim]
-        rows = checked_vectors(matrix, shape=(len(records), dim), origin="vectors cut short")
-        points = [kept(each, dense=row) for each, row in zip(records, rows, strict=True)]
-        return Changed(points=points)
-
-    return cut
-
-
-class _Embedding:
-    """Embeds stored chunks anew, each as when it was indexed.
-
-    Attributes:
-        embedded: Texts that the embedder has embedded.
-    """
-
-    def __init__(self, embedder: Embedder, target: Collection) -> None:
-        self.embedded = 0
-        self._embedder = embedder
-        self._target = target
-        self._refused: dict[str, str] = {}  # by chunk hash; not asked for in every pass anew
-
-    def __call__(self, records: Sequence[models.Record]) -> Changed:
-        chunks = {str(record.id): _chunk(record) for record in records}
-        keys = {str(record.id): _chunk_key(record) for record in records}
-        # What an earlier run has paid for, or another document has as well.
-        vectors: dict[str, Vectors] = stored_vectors(self._target, keys.values())
-        todo: dict[str, Chunk] = {}
-        for point_id, chunk in chunks.items():
-            key = keys[point_id]
-            if key not in vectors and key not in self._refused and self._fits(key, chunk):
-                todo[key] = chunk
-        stopped = self._embed(todo, vectors) if todo else None
-        return Changed(
-            points=[
-                kept(record, dense=vectors[keys[str(record.id)]])
-                for record in records
-                if keys[str(record.id)] in vectors
-            ],
-            refused={
-                each: f"chunk {chunk.ordinal} of {chunk.source}: {self._refused[keys[each]]}"
-                for each, chunk in chunks.items()
-                if keys[each] in self._refused
-            },
-            stopped=stopped,
-        )
-
-    def _fits(self, key: str, chunk: Chunk) -> bool:
-        tokens, most = estimate_tokens(chunk.text), self._embedder.max_tokens
-        if tokens > most:
-            self._refused[key] = f"it has about {tokens} tokens, the embedder reads {most}"
-        return tokens <= most
-
-    def _embed(self, todo: dict[str, Chunk], vectors: dict[str, Vectors]) -> Exception | None:
-        most = self._embedder.max_tokens
-        outcome = embed_what_can_be(
-            self._embedder,
-            [chunk.text for chunk in todo.values()],
-            titles=[fitting_title(chunk, max_tokens=most) for chunk in todo.values()],
-            proven=self.embedded > 0,
-        )
-        keys = list(todo)
-        vectors.update((keys[i], vector) for i, vector in outcome.vectors.items())
-        self._refused.update((keys[i], why) for i, why in outcome.refused.items())
-        self.embedded += len(outcome.vectors)
-        return outcome.unavailable
-
-
-def _chunk(record: models.Record) -> Chunk:
-    """The chunk that a point was made of."""
-    fields: dict[str, Any] = record.payload or {}
-    try:
-        return Chunk(
-            source=fields["source"],
-            ordinal=fields["ordinal"],
-            text=fields["text"],
-            start=fields["start"],
-            end=fields["end"],
-            title=fields["title"],
-            headings=tuple(fields.get("headings") or ()),
-            line=fields.get("line"),
-        )
-    except KeyError as exc:
-        raise CollectionError(
-            f"point {record.id} is no chunk of ragkit's, its payload has no {exc}: delete it, or "
-            "keep the embedder, and points are copied as they are"
-        ) from exc
-
-
-def _chunk_key(record: models.Record) -> str:
-    return str((record.payload or {})["chunk_hash"])
 
 
 def _manifest(client: QdrantBase, version: str) -> Manifest | None:

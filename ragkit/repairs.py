@@ -14,6 +14,7 @@ from qdrant_client import models
 from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ApiException
 
+from ragkit import bulk
 from ragkit.chunks import Chunker
 from ragkit.collection import Collection
 from ragkit.config_checks import index_type
@@ -111,7 +112,8 @@ def _index(collection: Collection, manifest: Manifest, finding: Finding) -> Iter
 
 
 def _release(collection: Collection, _: Manifest, finding: Finding) -> Iterator[Repair]:
-    release(collection.client, collection.name)
+    if not bulk.release(collection):  # else a rebuild or a copy has left it so
+        release(collection.client, collection.version)
     yield Repair(kind=finding.kind, what="let the optimizer go on", done=True)
 
 

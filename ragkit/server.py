@@ -62,6 +62,7 @@ TURBO_QUANTIZATION = Feature(
     instead="use quantization='scalar'",
 )
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerInfo:
     """What a server says of itself.

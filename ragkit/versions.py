@@ -13,7 +13,10 @@ from typing import Any
 from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 
+from ragkit.delivery import WRITING, deliver
+from ragkit.errors import CollectionError, CollectionMismatch
 from ragkit.failures import Failure, kind_of
+from ragkit.manifest import Manifest
 
 _VERSION = re.compile(r"(?P<name>.+)\.v(?P<number>[1-9][0-9]*)", re.DOTALL)
 
@@ -52,13 +55,88 @@ def next_version(client: QdrantBase, name: str) -> str:
     return version(name, number(held[-1]) + 1 if held else 1)
 
 
-def create_once(client: QdrantBase, collection: str, **settings: Any) -> None:
-    """Create a collection, unless another process was quicker or an earlier attempt did arrive."""
+def create_version(
+    client: QdrantBase, name: str, manifest: Manifest, settings: Mapping[str, Any]
+) -> str:
+    """Create the next version of a name; returns the collection.
+
+    An empty one that was to be made just so, and was cut off before the name was given to it, is
+    taken.
+
+    Args:
+        client: The store.
+        name: What it may stand for.
+        manifest: Of the new collection.
+        settings: Further arguments for `create_collection`.
+    """
+    held = versions(client, name)
+    if held and held[-1] != physical(client, name):
+        info = _info(client, held[-1])
+        if not info.points_count and manifest.alike(info.config.metadata):
+            return held[-1]
+    made = next_version(client, name)
+
+    def create() -> None:
+        try:
+            client.create_collection(made, metadata=manifest.to_metadata(), **settings)
+        except Exception as exc:
+            # Another process was quicker, or an earlier attempt did arrive.
+            if kind_of(exc) is not Failure.CONFLICT:
+                raise
+
+    deliver(create, what=f"creating collection {made!r}", retry=WRITING)
+    return made
+
+
+def use_version(client: QdrantBase, name: str, made: str) -> None:
+    """Let a name stand for this version, at once and for everybody."""
+    alias = models.CreateAlias(collection_name=made, alias_name=name)
+    operation = models.CreateAliasOperation(create_alias=alias)
+    deliver(
+        lambda: client.update_collection_aliases([operation]),
+        what=f"naming collection {name!r}",
+        retry=WRITING,
+    )
+
+
+def drop_versions(client: QdrantBase, name: str) -> None:
+    """Delete what a name stands for, and all versions of it that ragkit has made.
+
+    Raises:
+        CollectionError: The name is an alias that somebody else made.
+    """
+    aliases = _aliases(client)
+    current = aliases.get(name, name)
+    if current != name and base(current) != name:
+        raise CollectionError(f"{name!r} is an alias of {current!r}: drop that one")
+    named_otherwise = {held for alias, held in aliases.items() if alias != name}
+    for each in versions(client, name):
+        if each != current and each not in named_otherwise and _is_ours(client, each):
+            drop_version(client, each)
+    drop_version(client, current)
+
+
+def drop_version(client: QdrantBase, collection: str) -> None:
+    """Delete a collection; its aliases go with it."""
+    deliver(
+        lambda: client.delete_collection(collection),
+        what=f"deleting collection {collection!r}",
+        retry=WRITING,
+    )
+
+
+def _is_ours(client: QdrantBase, collection: str) -> bool:
     try:
-        client.create_collection(collection, **settings)
-    except Exception as exc:
-        if kind_of(exc) is not Failure.CONFLICT:
-            raise
+        Manifest.from_metadata(_info(client, collection).config.metadata, name=collection)
+    except CollectionMismatch:
+        return False
+    return True
+
+
+def _info(client: QdrantBase, collection: str) -> models.CollectionInfo:
+    return deliver(
+        lambda: client.get_collection(collection), what=f"reading collection {collection!r}"
+    )
 
 
 def version(name: str, number: int) -> str:
@@ -79,11 +157,12 @@ def number(collection: str) -> int:
 
 
 def _collections(client: QdrantBase) -> set[str]:
-    return {each.name for each in client.get_collections().collections}
+    held = deliver(client.get_collections, what="listing collections").collections
+    return {each.name for each in held}
 
 
 def _aliases(client: QdrantBase) -> dict[str, str]:
-    return alias_map(client.get_aliases())
+    return alias_map(deliver(client.get_aliases, what="listing aliases"))
 
 
 def alias_map(held: models.CollectionsAliasesResponse) -> dict[str, str]:

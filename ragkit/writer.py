@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from qdrant_client import models
 
+from ragkit.bulk import hold, release
 from ragkit.chunks import Chunk
 from ragkit.collection import Collection
 from ragkit.documents import Skipped
 from ragkit.embeddings import Embedder, Vectors, embed_what_can_be
 from ragkit.errors import EmbedderUnavailable
 from ragkit.failures import Failure, kind_of, reason
-from ragkit.ledger import Ledger, of_corpus, stored_vectors
-from ragkit.optimizer import Indexing, hold, release
+from ragkit.ledger import Ledger, of_corpus, stored_vectors, whole_versions
+from ragkit.optimizer import Indexing
 from ragkit.pipeline import batched, in_background
 from ragkit.prepare import Prepared
 from ragkit.reports import Progress, ProgressCallback
@@ -34,6 +33,7 @@ from ragkit.schema import (
     point_id,
 )
 from ragkit.sparse import Bm25Encoder, average_length
+from ragkit.window import Window
 
 _MAX_CHUNKS = 1000  # a batch; few enough to flush often, enough to keep an embedder busy
 _MAX_BATCH_BYTES = 16_000_000  # a request; a server takes 32 MB
@@ -41,7 +41,6 @@ _BYTES_PER_NUMBER = 20  # of a vector in JSON
 _BYTES_PER_PAYLOAD = 4_000
 _BYTES_PER_CHAR = 3
 _IN_FLIGHT = 4  # requests to a server; the embedded engine does one thing at a time
-_JOIN_S = 5.0  # how long a run that fails waits for requests in flight
 _AHEAD = 2  # batches that may wait between two stages
 # The embedded engine holds in memory what is not indexed yet, some 4 KB a chunk.
 _OPTIMIZE_EVERY = 20_000  # chunks
@@ -100,7 +99,8 @@ class Writer:
         self._lock = threading.Lock()
         self._may_reuse = collection.exists()
         self._bulk = bulk and not collection.embedded
-        self._in_flight: deque[tuple[_Batch, list[_Row], Future[None]]] = deque()
+        width = 1 if collection.embedded else _IN_FLIGHT
+        self._window: Window[tuple[_Batch, list[_Row]]] = Window(width)
 
     def write(self, documents: Generator[Prepared, None, None]) -> None:
         """Embed and write every document; a bad one lands in `failed` and stops nothing.
@@ -128,19 +128,19 @@ class Writer:
 
         So a document counts as committed when all batches with its chunks are written.
         """
-        width = 1 if self._collection.embedded else _IN_FLIGHT
+        window = self._window
         try:
             for batch in batches:
                 self._begin(batch)
-                while len(self._in_flight) >= width or (batch.unavailable and self._in_flight):
+                while window.is_full or (batch.unavailable and window):
                     self._settle()
                 if batch.unavailable is not None:
                     raise batch.unavailable
                 self._bound_memory()
-            while self._in_flight:
+            while window:
                 self._settle()
         finally:
-            wait([future for _, _, future in self._in_flight], timeout=_JOIN_S)
+            window.leave()
 
     def _begin(self, batch: _Batch) -> None:
         own = self._saved_from(batch) if batch.unavailable else batch.rows
@@ -150,39 +150,17 @@ class Writer:
         self._begun.update(
             (row.prepared.document_hash, row.prepared.document.source) for row in rows
         )
-        self._in_flight.append((batch, rows, self._started(rows, batch)))
-
-    def _started(self, rows: list[_Row], batch: _Batch) -> Future[None]:
-        """The write of rows, going on in a thread unless it is to the embedded engine."""
-        future: Future[None] = Future()
-
-        def write() -> None:
-            try:
-                self._upsert(rows, batch.vectors)
-            except BaseException as exc:  # noqa: BLE001  (handed to whoever asks for the result)
-                future.set_exception(exc)
-            else:
-                future.set_result(None)
-
-        if self._collection.embedded:
-            write()
-        else:
-            # A daemon, so that a process can end while a server does not answer.
-            threading.Thread(target=write, name="ragkit-write", daemon=True).start()
-        return future
+        self._window.begin((batch, rows), lambda: self._upsert(rows, batch.vectors))
 
     def _settle(self) -> None:
-        """Take the oldest write in flight to its end."""
-        batch, rows, future = self._in_flight[0]
-        try:
-            future.result()
-        except Exception as exc:
-            if not _is_refusal(exc):
-                raise
-            self._write_apart(rows, batch, exc)
-        else:
+        """Take the oldest write under way to its end."""
+        (batch, rows), error = self._window.settle()
+        if error is None:
             self._record(rows, batch.embedded)
-        self._in_flight.popleft()
+        elif _is_refusal(error):
+            self._write_apart(rows, batch, error)
+        else:
+            raise error
 
     def saw_one(self) -> None:
         """Count an examined file."""
@@ -234,7 +212,7 @@ class Writer:
             texts = (lexical_text(row.chunk) for row in rows)
             self._collection.create(avg_len=average_length(texts, language=language))
             if self._bulk:
-                hold(self._collection.client, self._collection.version)
+                hold(self._collection)
 
     @contextmanager
     def _held_back(self) -> Iterator[None]:
@@ -242,14 +220,13 @@ class Writer:
         if not self._bulk:
             yield
             return
-        client = self._collection.client
         if self._may_reuse:
-            hold(client, self._collection.version)
+            hold(self._collection)
         try:
             yield
         finally:
             if self._collection.exists():
-                release(client, self._collection.version)
+                release(self._collection)
 
     def _fill(self, batch: _Batch, embedder: Embedder, size: int) -> None:
         rows = {row.key: row for row in batch.rows if self._is_wanted(row)}
@@ -301,7 +278,7 @@ class Writer:
             self._optimized_at = self.chunks
             self._collection.optimize()
 
-    def _write_apart(self, rows: Sequence[_Row], batch: _Batch, error: Exception) -> None:
+    def _write_apart(self, rows: Sequence[_Row], batch: _Batch, error: BaseException) -> None:
         """Write a refused batch document by document and give up those that are refused."""
         documents = {row.prepared.document_hash: row.prepared for row in rows}
         if len(documents) == 1:
@@ -344,12 +321,13 @@ class Writer:
                 str(point.id): row.prepared.document_hash
                 for point, row in zip(points, part, strict=True)
             }
-            self._collection.points.update(operations, expected=expected)
+            stop = self._window.stopped
+            self._collection.points.update(operations, expected=expected, stop=stop)
 
     def _parts(self, rows: Iterable[_Row]) -> Iterator[list[_Row]]:
         """Rows in lists that a server takes in one request."""
-        strict = self._collection.config.strict_mode_config
-        most = min(_MAX_CHUNKS, (strict and strict.upsert_max_batchsize) or _MAX_CHUNKS)
+        points = self._collection.points
+        most = min(_MAX_CHUNKS, points.most_points, points.most_values)
         part: list[_Row] = []
         size = 0
         for row in rows:
@@ -398,15 +376,26 @@ class Writer:
         return bool(self._ledger.stray) or self._ledger.holds(row.chunk.source)
 
     def _deletion_of_older(self, replaced: Sequence[Prepared]) -> models.DeleteOperation:
+        """Delete what was there of these documents when the run began.
+
+        And nothing else: should this reach the store late, it may hold a newer version.
+        """
+        sources = [prepared.document.source for prepared in replaced]
+        committed = self._ledger.committed
+        known = {committed[source] for source in sources if source in committed}
+        known |= self._ledger.stray
         older = of_corpus(
             self._corpus,
-            match_any("source", [prepared.document.source for prepared in replaced]),
+            match_any("source", sources),
+            *([match_any("document_hash", sorted(known))] if len(known) <= _MAX_CHUNKS else []),
             must_not=[match_any("document_hash", [p.document_hash for p in replaced])],
         )
         narrowed = self._collection.points.within(older)
         return models.DeleteOperation(delete=models.FilterSelector(filter=narrowed))
 
-    def _record(self, rows: Sequence[_Row], embedded: int) -> None:
+    def _record(self, written: Sequence[_Row], embedded: int) -> None:
+        # Of a document that was given up meanwhile nothing stays.
+        rows = [row for row in written if self._is_wanted(row)]
         with self._lock:
             self.chunks += len(rows)
             self.embedded += embedded
@@ -431,15 +420,26 @@ class Writer:
                 self.failed.append(Skipped(source=prepared.document.source, reason=reason))
 
     def _clear_given_up(self) -> None:
-        """Delete what was written of documents before they failed, and of their older versions.
+        """Delete what was written of documents before they failed.
 
-        Those have lost points to the newer version, which has the same ids.
+        A version that is still whole stays; one that has lost points to the newer version, which
+        has the same ids, goes with it.
         """
-        begun = [source for key, source in sorted(self._begun) if key in self._given_up]
-        for sources in batched(begun, _MAX_CHUNKS):
-            partial = of_corpus(self._corpus, match_any("source", sources))
-            self._collection.points.delete(partial)
-        self.removed = sum(self._ledger.holds(source) for source in begun)
+        begun = {source: key for key, source in sorted(self._begun) if key in self._given_up}
+        if not begun:
+            return
+        for sources in batched(begun, self._collection.points.most_values):
+            whole = whole_versions(self._collection, self._corpus, sources)
+            lost = [source for source in sources if source not in whole]
+            failed = [begun[source] for source in whole if whole[source] != begun[source]]
+            if lost:
+                self._delete(match_any("source", lost))
+            if failed:
+                self._delete(match_any("document_hash", failed))
+            self.removed += sum(self._ledger.holds(source) for source in lost)
+
+    def _delete(self, condition: models.Condition) -> None:
+        self._collection.points.delete(of_corpus(self._corpus, condition))
 
     def show(self, indexing: Indexing) -> None:
         """Report how far a server has come with indexing."""
@@ -472,6 +472,6 @@ def _batch_size(embedder: Embedder | None) -> int:
     return min(_MAX_CHUNKS, _MAX_BATCH_BYTES // (dim * _BYTES_PER_NUMBER + _BYTES_PER_PAYLOAD))
 
 
-def _is_refusal(error: Exception) -> bool:
+def _is_refusal(error: BaseException) -> bool:
     """Whether some point of the request is at fault: the store's word, or the message's limits."""
     return kind_of(error) is Failure.REFUSED or isinstance(error, ValueError)

@@ -68,7 +68,7 @@ class RpcFailure(grpc.RpcError):
     def details(self) -> str:
         return self._details
 
-    def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
+    def trailing_metadata(self) -> Any:  # pairs, also of the real one
         return self._trailing
 
 

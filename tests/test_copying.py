@@ -31,6 +31,7 @@ from ragkit.edge import EdgeClient
 from ragkit.embeddings import HashEmbedder
 from ragkit.errors import CollectionError, CollectionMismatch, CollectionNotFound
 from ragkit.indexer import Indexer
+from ragkit.manifest import Manifest
 from ragkit.mirror import Filling
 from ragkit.retriever import Retriever
 from ragkit.versions import names, physical, versions
@@ -41,15 +42,15 @@ Open = Callable[[str], QdrantBase]
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[StandIn]:
+def wire(tmp_path: Path) -> Iterator[StandIn]:
     with running(tmp_path / "server") as server:
         yield server
 
 
 @pytest.fixture
-def store(tmp_path: Path, server: StandIn) -> Iterator[Open]:
+def store(tmp_path: Path, wire: StandIn) -> Iterator[Open]:
     """Opens a store: "rest" and "grpc" are one server, other names are folders."""
-    where = Server(url=server.url, grpc_port=server.grpc_port)
+    where = Server(url=wire.url, grpc_port=wire.grpc_port)
     with ExitStack() as closing:
 
         def open_store(kind: str) -> QdrantBase:
@@ -260,19 +261,38 @@ def test_a_copy_that_differs_is_not_used(
     assert not edge.collection_exists("twin")
 
 
+def test_what_somebody_else_makes_at_the_same_moment_is_left_to_him(
+    store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = store("here"), store("there")
+    indexed(here)
+    create = Collection.create_version
+
+    def overtaken(self: Collection, manifest: Manifest) -> str:
+        monkeypatch.undo()
+        indexed(there)
+        return create(self, manifest) and physical(there, "docs")
+
+    monkeypatch.setattr(Collection, "create_version", overtaken)
+    with pytest.raises(CollectionError, match="at the same moment"):
+        copy(Collection(here, "docs"), there)
+    assert Collection(there, "docs").open().filling is None
+    assert stored(there) == stored(here)
+
+
 def test_a_copy_through_a_storm_is_complete(
-    store: Open, server: StandIn, monkeypatch: pytest.MonkeyPatch
+    store: Open, wire: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     skip_waits(monkeypatch)
     here, there = store("here"), store("grpc")
     indexed(here)
-    server.faults.storm(
+    wire.faults.storm(
         seed=5,
         probability=0.3,
         on=lambda request: request.operation in ("batch", "scroll", "count"),
     )
     copy(Collection(here, "docs"), there)
-    server.faults.clear()
-    assert len(server.faults.struck) > 5
+    wire.faults.clear()
+    assert len(wire.faults.struck) > 5
     assert stored(there) == stored(here)
-    assert server.broken == []
+    assert wire.broken == []

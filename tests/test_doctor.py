@@ -59,6 +59,7 @@ def rest_client(open_store: Callable[[str], QdrantBase]) -> QdrantClient:
 
 
 def indexed(client: QdrantBase, folder: Path, **options: Any) -> Collection:
+    """The collection "notes" with the folder in it."""
     embedder = options.pop("embedder", HashEmbedder(DIM))
     docs = Collection(client, "notes", embedder=embedder, **options)
     Indexer(docs).sync(folder)
@@ -313,18 +314,17 @@ def test_a_document_that_foreign_points_claim_is_left_alone(edge: EdgeClient, fo
     assert stored(edge) == before
 
 
-@pytest.mark.parametrize(
-    ("value", "said"), [(0.0, "chunk 0: zero"), (float("nan"), "chunk 0: not finite")]
-)
 def test_vectors_that_cannot_be_right_are_found_and_made_again(
-    edge: EdgeClient, folder: Path, value: float, said: str
+    edge: EdgeClient, folder: Path
 ) -> None:
     indexed(edge, folder)
-    overwrite(edge, chunk(folder, "keys.md", 0), [value] * DIM)
-    finding = only(look(edge))
-    assert (finding.kind, finding.severity, finding.subjects) == ("damaged", "error", ("keys.md",))
-    assert said in finding.what
-    assert mend(edge)[1].findings == ()
+    for value, said in ((0.0, "chunk 0: zero"), (float("nan"), "chunk 0: not finite")):
+        overwrite(edge, chunk(folder, "keys.md", 0), [value] * DIM)
+        finding = only(look(edge))
+        assert (finding.kind, finding.severity) == ("damaged", "error")
+        assert finding.subjects == ("keys.md",)
+        assert said in finding.what
+        assert mend(edge)[1].findings == ()
 
 
 def test_vectors_of_another_length_are_found(edge: EdgeClient, folder: Path) -> None:
@@ -373,16 +373,14 @@ def test_a_sample_of_the_vectors_is_looked_at_unless_all_are(
     assert mend(edge, full=True)[1].findings == ()
 
 
-@pytest.mark.parametrize("vector", ["dense", "bm25"])
-def test_a_missing_vector_is_found_and_made_again(
-    client: QdrantBase, folder: Path, vector: str
-) -> None:
+def test_a_missing_vector_is_found_and_made_again(client: QdrantBase, folder: Path) -> None:
     indexed(client, folder)
-    client.delete_vectors("notes", [vector], [chunk(folder, "keys.md", 0)])
-    finding = only(look(client))
-    assert (finding.kind, finding.severity) == ("missing", "error")
-    assert f"keys.md (no {vector})" in finding.what
-    assert mend(client)[1].findings == ()
+    for vector in ("dense", "bm25"):
+        client.delete_vectors("notes", [vector], [chunk(folder, "keys.md", 0)])
+        finding = only(look(client))
+        assert (finding.kind, finding.severity) == ("missing", "error")
+        assert f"keys.md (no {vector})" in finding.what
+        assert mend(client)[1].findings == ()
 
 
 def test_a_missing_index_is_found_and_created(client: QdrantBase, folder: Path) -> None:

@@ -358,7 +358,7 @@ def test_every_error_of_the_storms_has_a_meaning() -> None:
         (grpc.StatusCode.CANCELLED, Failure.UNREACHABLE),
         (grpc.StatusCode.UNKNOWN, Failure.BROKEN),
         (grpc.StatusCode.UNIMPLEMENTED, Failure.OTHER),
-        (grpc.StatusCode.FAILED_PRECONDITION, Failure.OTHER),
+        (grpc.StatusCode.FAILED_PRECONDITION, Failure.BROKEN),
         (grpc.StatusCode.DATA_LOSS, Failure.OTHER),
     ],
 )

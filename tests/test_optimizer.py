@@ -7,12 +7,13 @@ import pytest
 from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 
+from ragkit.bulk import hold, release
 from ragkit.collection import Collection
 from ragkit.documents import Document
 from ragkit.embeddings import HashEmbedder
 from ragkit.errors import CollectionError
 from ragkit.indexer import Indexer
-from ragkit.optimizer import Indexing, hold, is_held_back, release, wait_until_indexed
+from ragkit.optimizer import Indexing, is_held_back, wait_until_indexed
 from ragkit.reports import Progress
 from ragkit.retriever import Retriever
 
@@ -103,10 +104,24 @@ def test_an_optimizer_is_held_back_and_let_go(standin_client: QdrantBase) -> Non
     docs = Collection(standin_client, "docs", embedder=HashEmbedder(16))
     Indexer(docs).add(DOCUMENTS)
     assert not is_held_back(standin_client.get_collection("docs").config)
-    hold(standin_client, "docs")
+    hold(docs)
     assert is_held_back(standin_client.get_collection("docs").config)
-    release(standin_client, "docs")
+    with pytest.raises(CollectionError, match="held back by a bulk load"):
+        wait_until_indexed(standin_client, "docs")
+    assert release(docs)
     assert not is_held_back(standin_client.get_collection("docs").config)
+    assert not release(docs)
+
+
+def test_after_a_bulk_load_as_many_threads_optimize_as_before(standin_client: QdrantBase) -> None:
+    own = models.OptimizersConfigDiff(max_optimization_threads=2)
+    docs = Collection(standin_client, "docs", embedder=HashEmbedder(16), optimizers_config=own)
+    Indexer(docs).add(DOCUMENTS)
+    hold(docs)
+    hold(docs)  # of two loads at once the second changes nothing
+    release(docs)
+    config = standin_client.get_collection("docs").config.optimizer_config
+    assert config.max_optimization_threads == 2
 
 
 def test_a_bulk_load_is_indexed_at_its_end(
@@ -147,9 +162,9 @@ def test_an_interrupted_bulk_load_lets_go_and_a_killed_one_is_let_go_by_the_next
     with pytest.raises(KeyboardInterrupt):
         Indexer(docs).sync(tmp_path, bulk=True, progress=interrupt)
     assert not is_held_back(standin_client.get_collection("docs").config)
-    hold(standin_client, "docs")  # as a process leaves it that is killed
+    hold(docs)  # as a process leaves it that is killed
     report = Indexer(Collection(standin_client, "docs", embedder=HashEmbedder(16))).sync(tmp_path)
-    assert "was still held back" in report.notes[0]
+    assert "was held back by a bulk load" in report.notes[0]
     assert not is_held_back(standin_client.get_collection("docs").config)
     report = Indexer(Collection(standin_client, "docs", embedder=HashEmbedder(16))).sync(tmp_path)
     assert report.notes == ()

@@ -97,7 +97,7 @@ WIDENING = [
     models.Filter(must=[match(TENANT, "rival")]),
     models.Filter(should=[match(TENANT, "rival"), match(TENANT, "acme")]),
     models.Filter(must_not=[match(TENANT, "acme")]),
-    models.Filter(must=[models.HasIdCondition(has_id=IDS["rival"])]),
+    models.Filter(must=[models.HasIdCondition(has_id=[*IDS["rival"]])]),
     models.Filter(
         should=[models.Filter(must=[match(TENANT, "rival")])],
         min_should=models.MinShould(conditions=[match(TENANT, "rival")], min_count=1),

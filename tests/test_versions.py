@@ -11,7 +11,7 @@ from ragkit.collection import Collection
 from ragkit.documents import Document
 from ragkit.edge import EdgeClient
 from ragkit.embeddings import HashEmbedder, Vectors
-from ragkit.errors import CollectionMismatch
+from ragkit.errors import CollectionError, CollectionMismatch
 from ragkit.indexer import Indexer
 from ragkit.retriever import Retriever
 from ragkit.versions import base, names, next_version, number, physical, versions
@@ -120,15 +120,26 @@ def test_two_processes_that_create_at_once_use_the_same_collection(client: Qdran
     assert versions(client, "docs") == ["docs.v1"]
 
 
-def test_dropping_takes_every_version_and_the_name(client: QdrantBase) -> None:
+def test_dropping_takes_every_version_that_is_ours_and_the_name(client: QdrantBase) -> None:
     docs = Collection(client, "docs")
     Indexer(docs).add([DOCUMENT])
-    client.create_collection("docs.v2", vectors_config=_ANY)
-    client.create_collection("docs-v2", vectors_config=_ANY)
+    docs.create_version(replace(docs.manifest, filling="docs.v1"))
+    client.create_collection("docs.v3", vectors_config=_ANY)  # somebody else's
+    docs.use_version(docs.create_version(docs.manifest))
+    alias(client, "kept", docs.create_version(replace(docs.manifest, filling="docs.v4")))
+    assert versions(client, "docs") == [f"docs.v{n}" for n in range(1, 6)]
     docs.drop()
-    left = {each.name for each in client.get_collections().collections}
-    assert not {"docs.v1", "docs.v2"} & left
-    assert "docs-v2" in left
+    assert versions(client, "docs") == ["docs.v3", "docs.v5"]
+    assert not docs.exists()
+
+
+def test_one_tenant_cannot_drop_what_others_share(client: QdrantBase) -> None:
+    docs = Collection(client, "docs", tenant="acme")
+    Indexer(docs).add([DOCUMENT])
+    with pytest.raises(CollectionError, match="open it without tenant"):
+        docs.drop()
+    assert docs.exists()
+    Collection(client, "docs").drop()
     assert not docs.exists()
 
 

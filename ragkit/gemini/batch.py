@@ -122,7 +122,7 @@ class GeminiBatch:
 
     def jobs(self) -> list[BatchJob]:
         """The collection's jobs as they were last seen, oldest first."""
-        return self._store.jobs(self._collection.name)
+        return self._store.jobs(self._collection.name, tenant=self._collection.tenant)
 
     def cost_usd(self, job: BatchJob) -> float | None:
         """What a job costs at the table's price, by estimated tokens; None if it is not known."""
@@ -151,7 +151,7 @@ class GeminiBatch:
         """
         service = self._service()
         with self._store.locked():
-            self._store.sweep(self._collection.name)
+            self._store.sweep(self._collection.name, tenant=self._collection.tenant)
             continued = [self._send(job, service) for job in self._open() if _unsent(job)]
             job = self._prepare(Path(folder).expanduser().resolve(), walk)
             if job.parts:
@@ -269,6 +269,7 @@ class GeminiBatch:
         return BatchJob(
             id=new_job_id(now),
             collection=self._collection.name,
+            tenant=self._collection.tenant,
             embedder=self._embedder.fingerprint,
             chunker="",
             model=self._embedder.model,
@@ -422,7 +423,7 @@ class GeminiBatch:
         job_id = job if isinstance(job, str) else job.id
         if isinstance(job, BatchJob) and not job.parts:
             return job
-        return self._store.load(job_id, self._collection.name)
+        return self._store.load(job_id, self._collection.name, tenant=self._collection.tenant)
 
     def _open(self) -> list[BatchJob]:
         """The jobs of this embedder of which more is to come."""

@@ -94,6 +94,7 @@ class BatchJob:
         parts: One for each job of the service; none if there was nothing to embed.
         closed: Whether nothing more is to come of it: its vectors are in the collection, or it
             was cancelled before there were any.
+        tenant: Whose it is, in a collection shared by tenants.
     """
 
     id: str
@@ -109,6 +110,7 @@ class BatchJob:
     created_at: str
     parts: tuple[BatchPart, ...]
     closed: bool = False
+    tenant: str | None = None
 
     @property
     def requests(self) -> int:
@@ -224,24 +226,24 @@ class JobStore:
         finally:
             held.release()
 
-    def jobs(self, collection: str) -> list[BatchJob]:
-        """The jobs of a collection, oldest first.
+    def jobs(self, collection: str, *, tenant: str | None = None) -> list[BatchJob]:
+        """The jobs of a collection, or of a tenant in it, oldest first.
 
         Raises:
             StoreCorrupt: A job's file cannot be read.
         """
         found = sorted(self.root.glob("*/job.json"))
         jobs = [_read(path) for path in found if not path.parent.name.endswith(_DRAFT_SUFFIX)]
-        return [job for job in jobs if job.collection == collection]
+        return [job for job in jobs if (job.collection, job.tenant) == (collection, tenant)]
 
-    def load(self, job_id: str, collection: str) -> BatchJob:
+    def load(self, job_id: str, collection: str, *, tenant: str | None = None) -> BatchJob:
         """A job as it stands.
 
         Raises:
             EmbeddingError: The collection has no job of that id.
             StoreCorrupt: Its file cannot be read.
         """
-        jobs = {job.id: job for job in self.jobs(collection)}
+        jobs = {job.id: job for job in self.jobs(collection, tenant=tenant)}
         if job_id not in jobs:
             known = ", ".join(jobs) or "there is none at all"
             raise EmbeddingError(
@@ -258,11 +260,11 @@ class JobStore:
         """The files of a job."""
         return JobFolder(self.root / job.id)
 
-    def sweep(self, collection: str) -> None:
+    def sweep(self, collection: str, *, tenant: str | None = None) -> None:
         """Remove what interrupted calls left behind; the lock must be held."""
         for leftover in self.root.glob(f"*{_DRAFT_SUFFIX}"):
             remove_folder(leftover)
-        for job in self.jobs(collection):
+        for job in self.jobs(collection, tenant=tenant):
             if job.closed:
                 self.folder(job).prune()
 
