@@ -14,7 +14,7 @@ from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.conversions import common_types as types
 
 from ragkit.collection import FRESH_S
-from ragkit.delivery import READING, adeliver
+from ragkit.delivery import SEARCHING, adeliver
 from ragkit.embeddings import AsyncEmbedder, Embedder, Vectors, aembed_query, embed_query
 from ragkit.errors import CollectionNotFound, StoreDenied
 from ragkit.failures import Failure, kind_of, lacks_shard_key
@@ -180,7 +180,7 @@ class AsyncRetriever:
             async with slots:  # not held while waiting for another attempt
                 return await call()
 
-        return await adeliver(attempt, what=f"{doing} collection {self._name!r}", retry=READING)
+        return await adeliver(attempt, what=f"{doing} collection {self._name!r}", retry=SEARCHING)
 
     async def _version(self) -> str:
         """The collection that the name stands for now."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from qdrant_client.client_base import QdrantBase
     from rich.console import Console
 
-    from ragkit.findings import Examination, Repair
+    from ragkit.doctor.findings import Examination, Repair
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _WORD = 8  # the width of the longest of the words that lines begin with
@@ -70,7 +70,7 @@ def doctor(
 
 def _chosen(client: QdrantBase, collection: str | None) -> tuple[list[str], list[str]]:
     """The collections to examine, and those that are not ragkit's."""
-    from ragkit.doctor import is_ours
+    from ragkit.doctor.examination import is_ours
 
     known = names(client)
     if collection is None:
@@ -84,7 +84,7 @@ def _chosen(client: QdrantBase, collection: str | None) -> tuple[list[str], list
 def _examined(client: QdrantBase, name: str, *, full: bool, fix: bool) -> _Report:
     from ragkit.collection import Collection
     from ragkit.console import showing_progress
-    from ragkit.doctor import Examination, examine, repair
+    from ragkit.doctor.examination import Examination, examine, repair
     from ragkit.errors import CollectionNotFound
 
     docs = Collection(client, name)
@@ -150,7 +150,7 @@ def _print_end(
     from rich.markup import escape
 
     from ragkit.console import console, one_line
-    from ragkit.findings import counted
+    from ragkit.doctor.findings import counted
 
     screen = console()
     if others:

@@ -25,9 +25,10 @@ _logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# A write may wait for a server that is being restarted, a search has somebody waiting for it.
+# A run of indexing may wait for a server that is being restarted, a search has somebody waiting.
 WRITING = Retry(timeout_s=60.0, deadline_s=300.0)
-READING = Retry(timeout_s=60.0, deadline_s=30.0)
+READING = Retry(timeout_s=60.0, deadline_s=120.0)
+SEARCHING = Retry(timeout_s=30.0, deadline_s=30.0)
 
 # How many attempts a failure of each kind is worth within the deadline; others are final.
 _TRIES = {Failure.BUSY: 1_000, Failure.UNREACHABLE: 1_000, Failure.BROKEN: 5}

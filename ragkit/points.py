@@ -15,10 +15,12 @@ from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 from qdrant_client.conversions import common_types as types
 
-from ragkit.delivery import READING, WRITING, deliver
+from ragkit.delivery import READING, SEARCHING, WRITING, deliver
 from ragkit.errors import CollectionError, RagkitError
 from ragkit.failures import Failure, StillQueued, is_unsure, kind_of, lacks_shard_key, reason
+from ragkit.pacing import Retry
 from ragkit.packing import update_points
+from ragkit.pipeline import batched
 from ragkit.tenancy import scoped, scoped_request
 
 T = TypeVar("T")
@@ -26,7 +28,6 @@ T = TypeVar("T")
 _PAGE = 512  # small, so that the records of one are gone before the next comes
 _LONG_PAGE = 5_000  # of records with one field or none
 _MOST_VALUES = 1_000  # in one condition, or points in one request
-_LONGEST_S = 10**6
 _HASH = "document_hash"
 
 
@@ -58,7 +59,9 @@ class Points:
         self._selector = {} if shard_key is None else {"shard_key_selector": shard_key}
         limits = strict if strict is not None and strict.enabled else models.StrictModeConfig()
         self._page_limit = limits.max_query_limit or _LONG_PAGE
-        self._timeout_s = min(int(READING.deadline_s), limits.max_timeout or _LONGEST_S)
+        longest = limits.max_timeout or int(READING.timeout_s)
+        self._timeout_s = min(int(READING.timeout_s), longest)
+        self._search_timeout_s = min(int(SEARCHING.timeout_s), longest)
         self.most_values = min(_MOST_VALUES, limits.condition_max_size or _MOST_VALUES)
         self.most_points = min(_MOST_VALUES, limits.upsert_max_batchsize or _MOST_VALUES)
 
@@ -192,9 +195,10 @@ class Points:
             own = [each.model_copy(update={"shard_key": self._shard_key}) for each in own]
         return self._read(
             lambda: self.client.query_batch_points(
-                self.name, requests=own, timeout=self._timeout_s
+                self.name, requests=own, timeout=self._search_timeout_s
             ),
             "searching",
+            retry=SEARCHING,
             nothing=[types.QueryResponse(points=[]) for _ in own],
         )
 
@@ -233,9 +237,11 @@ class Points:
 
     def have(self, expected: Mapping[str, str]) -> bool:
         """Whether all points of these ids are there with these document hashes; asked once."""
-        these = models.Filter(must=[models.HasIdCondition(has_id=list(expected))])
-        records, _ = self._read_page(these, [_HASH], (), len(expected), None)
-        found = {str(record.id): (record.payload or {}).get(_HASH) for record in records}
+        found: dict[str, object] = {}
+        for ids in batched(expected, min(self.most_values, self._page_limit)):
+            these = models.Filter(must=[models.HasIdCondition(has_id=list(ids))])
+            records, _ = self._read_page(these, [_HASH], (), len(ids), None)
+            found.update((str(each.id), (each.payload or {}).get(_HASH)) for each in records)
         return found == dict(expected)
 
     def send(self, operations: Sequence[models.UpdateOperation]) -> None:
@@ -280,10 +286,12 @@ class Points:
             **self._selector,
         )
 
-    def _read(self, action: Callable[[], T], doing: str, *, nothing: T) -> T:
+    def _read(
+        self, action: Callable[[], T], doing: str, *, nothing: T, retry: Retry = READING
+    ) -> T:
         """What a read gives; `nothing` for a tenant whose shards are not there yet."""
         try:
-            return deliver(action, what=self._what(doing))
+            return deliver(action, what=self._what(doing), retry=retry)
         except Exception as exc:
             if self._shard_key is not None and lacks_shard_key(exc):
                 return nothing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from qdrant_client import models
@@ -15,7 +15,7 @@ from ragkit.chunks import Chunk
 from ragkit.collection import Collection
 from ragkit.documents import Skipped
 from ragkit.embeddings import Embedder, Vectors, embed_what_can_be
-from ragkit.errors import EmbedderUnavailable
+from ragkit.errors import EmbedderUnavailable, StoreError
 from ragkit.failures import Failure, kind_of, reason
 from ragkit.ledger import Ledger, of_corpus, stored_vectors, whole_versions
 from ragkit.optimizer import Indexing
@@ -40,6 +40,7 @@ _MAX_BATCH_BYTES = 16_000_000  # a request; a server takes 32 MB
 _BYTES_PER_NUMBER = 20  # of a vector in JSON
 _BYTES_PER_PAYLOAD = 4_000
 _BYTES_PER_CHAR = 3
+_LET_GO_S = 5.0  # how long a run that fails waits for the server's optimizer to be let go
 _IN_FLIGHT = 4  # requests to a server; the embedded engine does one thing at a time
 _AHEAD = 2  # batches that may wait between two stages
 # The embedded engine holds in memory what is not indexed yet, some 4 KB a chunk.
@@ -97,7 +98,7 @@ class Writer:
         self._begun: set[tuple[str, str]] = set()  # hash and source, where points may be written
         self._proven = False  # whether the embedder has embedded anything
         self._lock = threading.Lock()
-        self._may_reuse = collection.exists()
+        self._may_reuse = self._is_there = collection.exists()
         self._bulk = bulk and not collection.embedded
         width = 1 if collection.embedded else _IN_FLIGHT
         self._window: Window[tuple[_Batch, list[_Row]]] = Window(width)
@@ -207,12 +208,15 @@ class Writer:
                 return
 
     def _create_if_missing(self, rows: Sequence[_Row]) -> None:
-        if not self._may_reuse and not self._collection.exists():
+        if self._is_there:
+            return
+        if not self._collection.exists():
             language = self._collection.language
             texts = (lexical_text(row.chunk) for row in rows)
             self._collection.create(avg_len=average_length(texts, language=language))
             if self._bulk:
                 hold(self._collection)
+        self._is_there = True
 
     @contextmanager
     def _held_back(self) -> Iterator[None]:
@@ -224,9 +228,21 @@ class Writer:
             hold(self._collection)
         try:
             yield
-        finally:
-            if self._collection.exists():
-                release(self._collection)
+        except BaseException:
+            # Not waited for long: the server may be the reason, and the next run does it, too.
+            letting_go = threading.Thread(target=self._try_to_let_go, daemon=True)
+            letting_go.start()
+            letting_go.join(_LET_GO_S)
+            raise
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._is_there:
+            release(self._collection)
+
+    def _try_to_let_go(self) -> None:
+        with suppress(StoreError):
+            self._let_go()
 
     def _fill(self, batch: _Batch, embedder: Embedder, size: int) -> None:
         rows = {row.key: row for row in batch.rows if self._is_wanted(row)}

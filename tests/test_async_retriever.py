@@ -284,7 +284,7 @@ def test_a_retriever_serves_one_event_loop_after_the_other(
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it is, with less of a wait between attempts."""
     retry = Retry(timeout_s=5, deadline_s=0.4, jitter=lambda low, high: min(high, 0.01))
-    monkeypatch.setattr(async_retriever, "READING", retry)
+    monkeypatch.setattr(async_retriever, "SEARCHING", retry)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -192,7 +192,7 @@ def test_an_alias_is_not_dropped_in_the_place_of_its_collection(client: QdrantBa
     make = models.CreateAlias(collection_name="docs.v1", alias_name="al")
     client.update_collection_aliases([models.CreateAliasOperation(create_alias=make)])
     assert Retriever(Collection(client, "al")).search("bananas")
-    with pytest.raises(CollectionError, match="'al' is an alias of 'docs.v1'"):
+    with pytest.raises(CollectionError, match=r"'al' is an alias of 'docs\.v1'"):
         Collection(client, "al").drop()
 
 

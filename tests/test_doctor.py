@@ -14,7 +14,7 @@ from qdrant_standin import running
 
 from ragkit.chunks import Chunk
 from ragkit.collection import Collection
-from ragkit.doctor import Examination, Finding, examine, is_ours, repair
+from ragkit.doctor.examination import Examination, Finding, examine, is_ours, repair
 from ragkit.documents import Document
 from ragkit.edge import EdgeClient
 from ragkit.embeddings import HashEmbedder, Vectors
@@ -362,8 +362,8 @@ def test_vectors_of_another_length_are_found(edge: EdgeClient, folder: Path) -> 
 def test_a_sample_of_the_vectors_is_looked_at_unless_all_are(
     edge: EdgeClient, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ragkit.point_checks.SAMPLE", 2)
-    monkeypatch.setattr("ragkit.point_checks._TEXT_PAGE", 2)
+    monkeypatch.setattr("ragkit.doctor.point_checks.SAMPLE", 2)
+    monkeypatch.setattr("ragkit.doctor.point_checks._TEXT_PAGE", 2)
     indexed(edge, folder)
     last = max(stored(edge))
     overwrite(edge, last, [0.0] * DIM)

@@ -17,12 +17,10 @@ from functools import partial
 from qdrant_client.client_base import QdrantBase
 
 from ragkit.collection import Collection
-from ragkit.config_checks import CHECKS, Case, check_manifest, check_server, lacking
 from ragkit.delivery import deliver
-from ragkit.errors import CollectionMismatch, CollectionNotFound, StoreCorrupt, StoreLocked
-from ragkit.findings import Examination, Finding, Repair
-from ragkit.manifest import Manifest
-from ragkit.point_checks import (
+from ragkit.doctor.config_checks import CHECKS, Case, check_manifest, check_server, lacking
+from ragkit.doctor.findings import Examination, Finding, Repair
+from ragkit.doctor.point_checks import (
     Advice,
     Census,
     check_absent,
@@ -34,10 +32,12 @@ from ragkit.point_checks import (
     take_census,
     take_sample,
 )
+from ragkit.doctor.repairs import repaired, unreadable
+from ragkit.doctor.version_checks import aliased, check_versions
+from ragkit.errors import CollectionMismatch, CollectionNotFound, StoreCorrupt, StoreLocked
+from ragkit.manifest import Manifest
 from ragkit.points import Points
-from ragkit.repairs import repaired, unreadable
 from ragkit.reports import ProgressCallback
-from ragkit.version_checks import aliased, check_versions
 from ragkit.versions import base, physical
 
 __all__ = ["Examination", "Finding", "Repair", "examine", "is_ours", "repair"]

@@ -13,7 +13,7 @@ import numpy as np
 from qdrant_client import models
 
 from ragkit.chunks import Chunk
-from ragkit.findings import Finding, Kind, Severity, counted, listed
+from ragkit.doctor.findings import Finding, Kind, Severity, counted, listed
 from ragkit.manifest import Manifest
 from ragkit.points import Points
 from ragkit.schema import BM25, DENSE, lexical_text, point_id

@@ -10,10 +10,10 @@ from qdrant_client.client_base import QdrantBase
 
 from ragkit.creation import payload_indexes
 from ragkit.delivery import deliver
+from ragkit.doctor.findings import Finding, counted, listed
 from ragkit.edge import EdgeClient
 from ragkit.errors import StoreDenied
 from ragkit.failures import Failure, kind_of, reason
-from ragkit.findings import Finding, counted, listed
 from ragkit.manifest import Manifest
 from ragkit.optimizer import is_held_back
 from ragkit.quantization import Quantization

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 
-from ragkit.config_checks import Case
 from ragkit.delivery import deliver
+from ragkit.doctor.config_checks import Case
+from ragkit.doctor.findings import Finding, Severity, counted
 from ragkit.edge import EdgeClient
 from ragkit.errors import CollectionMismatch, StoreError
-from ragkit.findings import Finding, Severity, counted
 from ragkit.manifest import Manifest
 from ragkit.points import Points
 from ragkit.versions import base, number, versions

@@ -17,24 +17,24 @@ from qdrant_client.http.exceptions import ApiException
 from ragkit import bulk
 from ragkit.chunks import Chunker
 from ragkit.collection import Collection
-from ragkit.config_checks import index_type
 from ragkit.creation import payload_indexes
 from ragkit.delivery import WRITING, deliver
+from ragkit.doctor.config_checks import index_type
+from ragkit.doctor.findings import Finding, Kind, Repair, counted, listed
+from ragkit.doctor.point_checks import FIELDS, flaws, own
+from ragkit.doctor.version_checks import is_orphan
 from ragkit.documents import Skipped
 from ragkit.embedders import embedder_of
 from ragkit.embeddings import Embedder
 from ragkit.errors import DocumentError, RagkitError
 from ragkit.failures import reason
-from ragkit.findings import Finding, Kind, Repair, counted, listed
 from ragkit.ledger import of_corpus, read_ledger
 from ragkit.manifest import Manifest
 from ragkit.optimizer import release
-from ragkit.point_checks import FIELDS, flaws, own
 from ragkit.prepare import Prepared, Preparer
 from ragkit.reading.folders import FoundFile, find_files
 from ragkit.reports import ProgressCallback
 from ragkit.schema import DENSE, match_any
-from ragkit.version_checks import is_orphan
 from ragkit.writer import Writer
 
 Mender: TypeAlias = Callable[[Collection, Manifest, Finding], Iterator[Repair]]

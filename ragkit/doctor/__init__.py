@@ -1,0 +1,1 @@
+"""What is wrong with a collection, and mending what is ours: `examination.examine`, `.repair`."""
