@@ -32,11 +32,11 @@ from ragkit.cli_support import (
 if TYPE_CHECKING:
     from qdrant_client.client_base import QdrantBase
 
-    from ragkit.copying import CopyReport
     from ragkit.creation import Settings
     from ragkit.embeddings import Embedder
-    from ragkit.mirror import Filling, FillingCallback
-    from ragkit.rebuild import RebuildReport
+    from ragkit.moving.copying import CopyReport
+    from ragkit.moving.mirror import Filling, FillingCallback
+    from ragkit.moving.rebuild import RebuildReport
 
 _PLAIN_EVERY_S = 5.0  # between two lines of progress in a pipe
 
@@ -81,8 +81,8 @@ def rebuild(
     Running it again after an interruption goes on where it was.
     """
     from ragkit.collection import Collection
-    from ragkit.rebuild import prune as delete_older
-    from ragkit.rebuild import rebuild as make_anew
+    from ragkit.moving.rebuild import prune as delete_older
+    from ragkit.moving.rebuild import rebuild as make_anew
 
     placement = _placement(shards, replicas)
     unchanged = (embedder, model, dim, quantization) == (None, None, None, None) and not placement
@@ -133,7 +133,7 @@ def copy(
     QDRANT_API_KEY is for it.
     """
     from ragkit.collection import Collection
-    from ragkit.copying import copy as copy_collection
+    from ragkit.moving.copying import copy as copy_collection
 
     with _both(source, destination) as (origin, target):
         meant = name_meant(origin, collection)

@@ -17,7 +17,7 @@ from ragkit.collection import Collection
 from ragkit.documents import Document
 from ragkit.embeddings import HashEmbedder, Vectors
 from ragkit.indexer import Indexer
-from ragkit.mirror import Filling, FillingCallback
+from ragkit.moving.mirror import Filling, FillingCallback
 from ragkit.points import Points
 
 DOCUMENTS = 14
@@ -145,7 +145,7 @@ def opened(server: Server, *, prefer_grpc: bool) -> Iterator[QdrantBase]:
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a collection of a test has several."""
-    monkeypatch.setattr("ragkit.mirror._MOST", PAGE)
+    monkeypatch.setattr("ragkit.moving.mirror._MOST", PAGE)
 
 
 @pytest.fixture(autouse=True)

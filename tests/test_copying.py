@@ -26,13 +26,13 @@ from rebuilding import (
 from servers import Server
 
 from ragkit.collection import Collection
-from ragkit.copying import copy
 from ragkit.edge import EdgeClient
 from ragkit.embeddings import HashEmbedder
 from ragkit.errors import CollectionError, CollectionMismatch, CollectionNotFound
 from ragkit.indexer import Indexer
 from ragkit.manifest import Manifest
-from ragkit.mirror import Filling
+from ragkit.moving.copying import copy
+from ragkit.moving.mirror import Filling
 from ragkit.retriever import Retriever
 from ragkit.versions import names, physical, versions
 

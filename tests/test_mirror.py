@@ -13,7 +13,7 @@ from rebuilding import DOCUMENTS, PAGE, impatient, indexed, small_pages, stored 
 
 from ragkit import mirror as module
 from ragkit.errors import CollectionError
-from ragkit.mirror import Changed, Mirrored, Target, copied, kept, mirror, page_of, state_of
+from ragkit.moving.mirror import Changed, Mirrored, Target, copied, kept, mirror, page_of, state_of
 from ragkit.points import Points
 from ragkit.schema import match
 

@@ -35,13 +35,15 @@ from ragkit.edge import EdgeClient
 from ragkit.embeddings import HashEmbedder
 from ragkit.errors import CollectionError, CollectionMismatch, EmbedderUnavailable, TextsRefused
 from ragkit.indexer import Indexer
-from ragkit.mirror import Filling
-from ragkit.rebuild import prune, rebuild
+from ragkit.moving.mirror import Filling
+from ragkit.moving.rebuild import prune, rebuild
 from ragkit.retriever import Retriever
 from ragkit.versions import physical, versions
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["ragkit.rebuild", "ragkit.edge.client", "ragkit.embeddings"])
+_CONTEXT.set_forkserver_preload(
+    ["ragkit.moving.rebuild", "ragkit.edge.client", "ragkit.embeddings"]
+)
 
 ANY = models.VectorParams(size=4, distance=models.Distance.DOT)
 
@@ -325,7 +327,7 @@ def test_what_is_indexed_meanwhile_is_in_the_new_version(client: QdrantBase) -> 
 def test_a_source_that_never_rests_ends_the_run_and_the_next_one_goes_on(
     edge: EdgeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ragkit.filling._PASSES", 3)
+    monkeypatch.setattr("ragkit.moving.filling._PASSES", 3)
     writer = Indexer(indexed(edge))
     number = 0
 
@@ -529,9 +531,9 @@ def test_a_rebuild_through_a_storm_ends_with_every_point(
 
 def rebuild_and_tell(database: Path, reports: Connection) -> None:
     """What the killed process runs: small pages, and a word after each."""
-    import ragkit.mirror
+    import ragkit.moving.mirror
 
-    ragkit.mirror._MOST = 7
+    ragkit.moving.mirror._MOST = 7
     with EdgeClient(database) as client:
         rebuild(docs(client), embedder=HashEmbedder(32), progress=reports.send)
     reports.send(None)
@@ -565,8 +567,8 @@ def test_a_rebuild_killed_anywhere_is_completed_by_the_next_one(tmp_path: Path) 
 
 
 def test_vectors_are_cut_to_unit_length() -> None:
-    from ragkit.mirror import kept
-    from ragkit.reembedding import cut_to
+    from ragkit.moving.mirror import kept
+    from ragkit.moving.reembedding import cut_to
 
     row = np.asarray([3.0, 4.0, 12.0], np.float32) / 13
     record = models.Record(id=1, vector={"dense": row.tolist()}, payload={})

@@ -16,7 +16,8 @@ from ragkit.creation import Settings, placed
 from ragkit.delivery import deliver
 from ragkit.edge import EdgeClient
 from ragkit.errors import CollectionError
-from ragkit.filling import (
+from ragkit.manifest import Manifest
+from ragkit.moving.filling import (
     Source,
     Version,
     begin,
@@ -26,9 +27,8 @@ from ragkit.filling import (
     fill,
     hand_over,
 )
-from ragkit.inherited import Inherited, inherited, quantization_of
-from ragkit.manifest import Manifest
-from ragkit.mirror import Filling, FillingCallback, copied, hashes_of, page_of, state_of
+from ragkit.moving.inherited import Inherited, inherited, quantization_of
+from ragkit.moving.mirror import Filling, FillingCallback, copied, hashes_of, page_of, state_of
 from ragkit.points import Points
 from ragkit.schema import BM25, DENSE
 from ragkit.versions import physical

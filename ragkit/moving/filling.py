@@ -17,9 +17,9 @@ from qdrant_client import models
 from ragkit.collection import Collection
 from ragkit.delivery import WRITING, deliver
 from ragkit.errors import CollectionError, CollectionMismatch
-from ragkit.inherited import Inherited
 from ragkit.manifest import Manifest
-from ragkit.mirror import (
+from ragkit.moving.inherited import Inherited
+from ragkit.moving.mirror import (
     Change,
     Filling,
     FillingCallback,

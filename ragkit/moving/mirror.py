@@ -18,10 +18,8 @@ import numpy as np
 from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 
-from ragkit.delivery import WRITING, deliver
 from ragkit.edge import EdgeClient
 from ragkit.errors import CollectionError
-from ragkit.failures import reason
 from ragkit.packing import speaks_grpc
 from ragkit.pipeline import in_background
 from ragkit.points import Points
@@ -337,10 +335,13 @@ class _Writing:
 
     def _shard(self, key: str | None) -> Points:
         points = self._target.points
-        if key is not None and key not in self._keys:
-            _create_shard_key(points, key)
+        if key is None:
+            return points
+        own = Points(points.client, points.name, shard_key=key)
+        if key not in self._keys:
+            own.create_shards()
             self._keys.add(key)
-        return points if key is None else Points(points.client, points.name, shard_key=key)
+        return own
 
 
 def _upsert(where: Points, points: Sequence[models.PointStruct]) -> None:
@@ -414,21 +415,6 @@ def _weight(point: models.PointStruct) -> int:
     named = point.vector if isinstance(point.vector, dict) else {}
     dense: Any = named.get(DENSE, ())
     return len(json.dumps(point.payload)) + len(dense) * _JSON_BYTES_PER_NUMBER
-
-
-def _create_shard_key(points: Points, key: str) -> None:
-    def create() -> None:
-        points.client.create_shard_key(points.name, key)
-
-    try:
-        deliver(create, what=f"dividing collection {points.name!r}", retry=WRITING)
-    except Exception as exc:
-        if "already exists" in reason(exc):
-            return
-        raise CollectionError(
-            f"tenant {key!r} cannot have shards of its own in {points.name!r}: {reason(exc)} "
-            "(that needs a server in cluster mode)"
-        ) from exc
 
 
 def _payload(record: Any) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from ragkit.collection import Collection
 from ragkit.embeddings import Embedder, Vectors, checked_vectors, embed_what_can_be
 from ragkit.errors import CollectionError
 from ragkit.ledger import stored_vectors
-from ragkit.mirror import Change, Changed, dense_of, kept
+from ragkit.moving.mirror import Change, Changed, dense_of, kept
 from ragkit.schema import fitting_title
 from ragkit.tokens import estimate_tokens
 

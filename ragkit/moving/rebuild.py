@@ -22,7 +22,8 @@ from ragkit.edge import EdgeClient
 from ragkit.embedders import is_cut_of, with_dim
 from ragkit.embeddings import Embedder
 from ragkit.errors import CollectionError, CollectionMismatch, EmbedderUnavailable
-from ragkit.filling import (
+from ragkit.manifest import Manifest
+from ragkit.moving.filling import (
     Source,
     Version,
     begin,
@@ -32,9 +33,8 @@ from ragkit.filling import (
     fill,
     hand_over,
 )
-from ragkit.inherited import Inherited, inherited, quantization_of
-from ragkit.manifest import Manifest
-from ragkit.mirror import (
+from ragkit.moving.inherited import Inherited, inherited, quantization_of
+from ragkit.moving.mirror import (
     Change,
     Filling,
     FillingCallback,
@@ -43,10 +43,10 @@ from ragkit.mirror import (
     page_of,
     state_of,
 )
+from ragkit.moving.recall import overlap, recall, sample_of
+from ragkit.moving.reembedding import Reembedding, cut_to
 from ragkit.points import Points
 from ragkit.quantization import AnyQuantization, Quantization
-from ragkit.recall import overlap, recall, sample_of
-from ragkit.reembedding import Reembedding, cut_to
 from ragkit.schema import BM25, DENSE
 from ragkit.usage import Usage
 from ragkit.versions import base, number, physical, versions

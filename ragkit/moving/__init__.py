@@ -1,0 +1,1 @@
+"""A collection made anew beside itself (`rebuild.rebuild`), or elsewhere (`copying.copy`)."""
