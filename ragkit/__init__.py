@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ragkit.cache import CachedEmbedder
     from ragkit.chunks import Chunk, Chunker
     from ragkit.collection import Collection
+    from ragkit.doctor.examination import examine, repair
+    from ragkit.doctor.findings import Finding
     from ragkit.documents import Document, Skipped, parse_document, read_document, read_folder
     from ragkit.edge import EdgeClient
     from ragkit.embeddings import Embedder, HashEmbedder
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from ragkit.gemini.batch import GeminiBatch
     from ragkit.gemini.embedder import GeminiEmbedder
     from ragkit.indexer import Indexer
+    from ragkit.moving.copying import copy
+    from ragkit.moving.rebuild import rebuild
     from ragkit.optimizer import Indexing
     from ragkit.quantization import Quantization
     from ragkit.reports import CollectionStatus, IndexPlan, IndexReport, Progress
@@ -60,6 +64,8 @@ _HOMES = {
     "ragkit.cache": ["CachedEmbedder"],
     "ragkit.chunks": ["Chunk", "Chunker"],
     "ragkit.collection": ["Collection"],
+    "ragkit.doctor.examination": ["examine", "repair"],
+    "ragkit.doctor.findings": ["Finding"],
     "ragkit.documents": ["Document", "Skipped", "parse_document", "read_document", "read_folder"],
     "ragkit.edge": ["EdgeClient"],
     "ragkit.embeddings": ["Embedder", "HashEmbedder"],
@@ -88,6 +94,8 @@ _HOMES = {
     "ragkit.gemini.batch": ["GeminiBatch"],
     "ragkit.gemini.embedder": ["GeminiEmbedder"],
     "ragkit.indexer": ["Indexer"],
+    "ragkit.moving.copying": ["copy"],
+    "ragkit.moving.rebuild": ["rebuild"],
     "ragkit.optimizer": ["Indexing"],
     "ragkit.quantization": ["Quantization"],
     "ragkit.reports": ["CollectionStatus", "IndexPlan", "IndexReport", "Progress"],
@@ -117,6 +125,7 @@ __all__ = [
     "Embedder",
     "EmbedderUnavailable",
     "EmbeddingError",
+    "Finding",
     "Forecast",
     "GeminiBatch",
     "GeminiEmbedder",
@@ -146,10 +155,14 @@ __all__ = [
     "Usage",
     "aconnect",
     "connect",
+    "copy",
     "estimate_tokens",
+    "examine",
     "parse_document",
     "read_document",
     "read_folder",
+    "rebuild",
+    "repair",
 ]
 
 

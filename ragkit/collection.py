@@ -31,6 +31,7 @@ from ragkit.manifest import (
     Manifest,
     check_complete,
     check_embedder,
+    check_fitting,
     check_settings,
     check_tenancy,
     check_writable,
@@ -129,11 +130,7 @@ class Collection:
         Bm25Encoder(avg_len=1.0, language=_DEFAULT_LANGUAGE if language is None else language)
         if chunker is not None:
             chunker_fingerprint(chunker)
-        if isinstance(chunker, Chunker) and embedder and chunker.max_tokens > embedder.max_tokens:
-            raise ValueError(
-                f"expected chunks of at most {embedder.max_tokens} tokens, all that "
-                f"{embedder.fingerprint} reads, got max_tokens={chunker.max_tokens}"
-            )
+        check_fitting(chunker, embedder)
 
     def __repr__(self) -> str:
         embedder = self.embedder.fingerprint if self.embedder else None
@@ -317,14 +314,14 @@ class Collection:
     @property
     def points(self) -> Points:
         """Its points, or those of the tenant."""
+        strict = self.config.strict_mode_config  # opens it, if that is still to be done
         sharded = self.tenant is not None and self.manifest.tenancy == "shard"
-        key = self.tenant if sharded else None
         return Points(
             self.client,
             self.version,
             tenant=self.tenant,
-            shard_key=key,
-            strict=self.config.strict_mode_config,
+            shard_key=self.tenant if sharded else None,
+            strict=strict,
         )
 
     def record_chunker(self) -> bool:

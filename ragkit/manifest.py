@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ragkit.chunks import Chunker
 from ragkit.embeddings import Embedder
 from ragkit.errors import CollectionMismatch
 
@@ -80,6 +81,19 @@ class Manifest:
             raise CollectionMismatch(
                 f"collection {name!r} has a damaged manifest ({exc}): drop it and index again"
             ) from exc
+
+
+def check_fitting(chunker: object, embedder: Embedder | None) -> None:
+    """Refuse a chunker that makes longer chunks than an embedder reads.
+
+    Raises:
+        ValueError: It does.
+    """
+    if isinstance(chunker, Chunker) and embedder and chunker.max_tokens > embedder.max_tokens:
+        raise ValueError(
+            f"expected chunks of at most {embedder.max_tokens} tokens, all that "
+            f"{embedder.fingerprint} reads, got max_tokens={chunker.max_tokens}"
+        )
 
 
 def check_embedder(manifest: Manifest, embedder: Embedder | None, *, name: str) -> None:
