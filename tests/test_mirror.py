@@ -11,8 +11,8 @@ from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 from rebuilding import DOCUMENTS, PAGE, impatient, indexed, small_pages, stored  # noqa: F401  (fixtures)
 
-from ragkit import mirror as module
 from ragkit.errors import CollectionError
+from ragkit.moving import mirror as module
 from ragkit.moving.mirror import Changed, Mirrored, Target, copied, kept, mirror, page_of, state_of
 from ragkit.points import Points
 from ragkit.schema import match
