@@ -15,7 +15,7 @@ demo: $(READY) ## Index the example documents and answer three questions
 	@$(BIN)/python examples/demo.py
 
 test: $(READY) ## Run the test suite
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 4 --dist loadgroup
 
 lint: $(READY) ## Check style and formatting
 	@$(BIN)/ruff check .
@@ -36,5 +36,5 @@ $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ragkit needs Python 3.11 or later, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing ragkit and what it needs into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --editable ".[files,dev]"
+	@$(BIN)/python -m pip install --quiet --editable ".[files,local,dev]"
 	@touch $@

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from ragkit.gemini.batch import GeminiBatch
     from ragkit.gemini.embedder import GeminiEmbedder
     from ragkit.indexer import Indexer
+    from ragkit.local.minilm import LocalEmbedder
+    from ragkit.local.sentence_transformer import SentenceTransformerEmbedder
     from ragkit.moving.copying import copy
     from ragkit.moving.rebuild import rebuild
     from ragkit.optimizer import Indexing
@@ -94,6 +96,8 @@ _HOMES = {
     "ragkit.gemini.batch": ["GeminiBatch"],
     "ragkit.gemini.embedder": ["GeminiEmbedder"],
     "ragkit.indexer": ["Indexer"],
+    "ragkit.local.minilm": ["LocalEmbedder"],
+    "ragkit.local.sentence_transformer": ["SentenceTransformerEmbedder"],
     "ragkit.moving.copying": ["copy"],
     "ragkit.moving.rebuild": ["rebuild"],
     "ragkit.optimizer": ["Indexing"],
@@ -135,6 +139,7 @@ __all__ = [
     "IndexReport",
     "Indexer",
     "Indexing",
+    "LocalEmbedder",
     "MissingDependency",
     "ModelNotFound",
     "Progress",
@@ -143,6 +148,7 @@ __all__ = [
     "RagkitError",
     "RateLimited",
     "Retriever",
+    "SentenceTransformerEmbedder",
     "ServerTooOld",
     "Skipped",
     "StoreCorrupt",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
@@ -65,6 +66,7 @@ def doctor(
             emit(_json(location(db), reports, others))
         else:
             _print_end(location(db), reports, others, fix=fix)
+            _print_place(reports, db)
     return DONE if all(report.examination.healthy for report in reports) else FAILED
 
 
@@ -169,6 +171,18 @@ def _print_end(
     fixable = sum(each.fixable for each in wrong)
     advice = f"; --fix can mend {fixable}" if fixable and not fix else ""
     screen.print(f"[bold]{', '.join(counts)}[/bold]{advice}")
+
+
+def _print_place(reports: Sequence[_Report], db: str | None) -> None:
+    """Commands are advised as for the default database: say so where it is another."""
+    from rich.markup import escape
+
+    from ragkit.console import console, one_line
+
+    remedies = [each.remedy for report in reports for each in report.examination.findings]
+    if db is not None and any("ragkit " in remedy for remedy in remedies):
+        place = escape(one_line(quote(db)))
+        console().print(f"[dim]to each of these ragkit commands add --db {place}[/dim]")
 
 
 def _json(database: str, reports: Sequence[_Report], others: Sequence[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -107,7 +108,7 @@ def rebuild(
                 prune=prune,
                 **placement,
             )
-    emit(_json(report)) if as_json else _print_rebuilt(report)
+    emit(_json(report)) if as_json else _print_rebuilt(report, db)
     return DONE
 
 
@@ -185,13 +186,23 @@ def _new_embedder(
 @contextmanager
 def _both(source: str, destination: str) -> Iterator[tuple[QdrantBase, QdrantBase]]:
     """Open two databases, which may be the same one; each server gets its own key and no other."""
+    from ragkit.errors import StoreDenied
     from ragkit.stores import connect
 
     key = os.environ.get("QDRANT_API_KEY")
+    insecure = os.environ.get("QDRANT_ALLOW_INSECURE_KEY") == "1"
     with ExitStack() as closing:
 
         def opened(place: str, api_key: str | None) -> QdrantBase:
-            client = connect(place, api_key=api_key if _is_server(place) else None)
+            own = api_key if _is_server(place) else None
+            try:
+                client = connect(place, api_key=own, allow_insecure_key=insecure)
+            except StoreDenied as exc:
+                exc.add_note(
+                    "QDRANT_API_KEY is the key of the destination, QDRANT_SOURCE_API_KEY that of "
+                    "the source"
+                )
+                raise
             closing.callback(client.close)
             return client
 
@@ -261,7 +272,7 @@ class _PlainProgress:
         self._screen.print(f"{filling.phase}: {filling.done:,} of {filling.total:,} points")
 
 
-def _print_rebuilt(report: RebuildReport) -> None:
+def _print_rebuilt(report: RebuildReport, db: str | None) -> None:
     _say(
         f"{report.name}: {report.points:,} chunks of {report.documents:,} documents are now in "
         f"{report.new} ({_vectors(report)}) in {report.seconds:.1f} s"
@@ -273,7 +284,8 @@ def _print_rebuilt(report: RebuildReport) -> None:
     if report.pruned:
         _print_pruned(report.name, report.pruned)
     else:
-        _say(f"{report.old} is kept: ragkit rebuild {report.name} --prune deletes it")
+        place = "" if db is None else f" --db {quote(db)}"
+        _say(f"{report.old} is kept: ragkit rebuild {quote(report.name)}{place} --prune deletes it")
 
 
 def _print_copied(report: CopyReport, destination: str) -> None:

@@ -6,6 +6,8 @@ import re
 
 from ragkit.embeddings import Embedder, HashEmbedder
 from ragkit.gemini.embedder import GeminiEmbedder
+from ragkit.local.minilm import LocalEmbedder
+from ragkit.local.sentence_transformer import SentenceTransformerEmbedder
 
 _DIM = re.compile(r"\bdim=(\d+)")
 
@@ -20,8 +22,11 @@ def embedder_of(
         rpm: For an embedder with a quota, texts per minute; see `GeminiEmbedder`.
         tpm: Tokens per minute.
     """
-    return HashEmbedder.from_fingerprint(fingerprint) or GeminiEmbedder.from_fingerprint(
-        fingerprint, rpm=rpm, tpm=tpm
+    return (
+        HashEmbedder.from_fingerprint(fingerprint)
+        or LocalEmbedder.from_fingerprint(fingerprint)
+        or SentenceTransformerEmbedder.from_fingerprint(fingerprint)
+        or GeminiEmbedder.from_fingerprint(fingerprint, rpm=rpm, tpm=tpm)
     )
 
 
@@ -37,10 +42,11 @@ def is_cut_of(narrow: str | None, wide: str | None) -> bool:
     """Whether the vectors of one fingerprint are those of the other cut short, at unit length.
 
     So it is with Gemini's models, whose first components hold the most (Kusupati et al. 2022,
-    "Matryoshka Representation Learning").
+    "Matryoshka Representation Learning"), and with what `SentenceTransformerEmbedder` cuts.
     """
     here, there = _DIM.search(narrow or ""), _DIM.search(wide or "")
     if not (here and there and int(here[1]) < int(there[1])):
         return False
     is_same_model = here.string.replace(here[0], there[0], 1) == wide
-    return is_same_model and GeminiEmbedder.from_fingerprint(wide) is not None
+    kinds = (GeminiEmbedder, SentenceTransformerEmbedder)
+    return is_same_model and any(kind.from_fingerprint(wide) is not None for kind in kinds)

@@ -38,6 +38,10 @@ class Ledger:
         """Whether there may be points of this source."""
         return source in self.committed or source in self.broken
 
+    def may_hold(self, source: str) -> bool:
+        """As `holds`; strays are of sources that nobody knows."""
+        return bool(self.stray) or self.holds(source)
+
     @property
     def sources(self) -> frozenset[str]:
         """All sources that have a chunk 0."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -11,7 +10,6 @@ from dataclasses import dataclass, field
 from qdrant_client import models
 
 from ragkit.bulk import hold, release
-from ragkit.chunks import Chunk
 from ragkit.collection import Collection
 from ragkit.documents import Skipped
 from ragkit.embeddings import Embedder, Vectors, embed_what_can_be
@@ -23,23 +21,16 @@ from ragkit.pipeline import batched, in_background
 from ragkit.prepare import Prepared
 from ragkit.reports import Progress, ProgressCallback
 from ragkit.schema import (
-    BM25,
-    DENSE,
     chunk_hash,
     fitting_title,
     lexical_text,
     match_any,
-    payload,
-    point_id,
 )
-from ragkit.sparse import Bm25Encoder, average_length
+from ragkit.sparse import average_length
+from ragkit.upserts import BYTES_PER_NUMBER, MAX_BATCH_BYTES, MAX_CHUNKS, Row, Upserts
 from ragkit.window import Window
 
-_MAX_CHUNKS = 1000  # a batch; few enough to flush often, enough to keep an embedder busy
-_MAX_BATCH_BYTES = 16_000_000  # a request; a server takes 32 MB
-_BYTES_PER_NUMBER = 20  # of a vector in JSON
 _BYTES_PER_PAYLOAD = 4_000
-_BYTES_PER_CHAR = 3
 _LET_GO_S = 5.0  # how long a run that fails waits for the server's optimizer to be let go
 _IN_FLIGHT = 4  # requests to a server; the embedded engine does one thing at a time
 _AHEAD = 2  # batches that may wait between two stages
@@ -47,20 +38,9 @@ _AHEAD = 2  # batches that may wait between two stages
 _OPTIMIZE_EVERY = 20_000  # chunks
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    prepared: Prepared
-    chunk: Chunk
-    key: str  # the chunk's hash
-
-    @property
-    def is_head(self) -> bool:
-        return self.chunk.ordinal == 0
-
-
 @dataclass(slots=True)
 class _Batch:
-    rows: list[_Row]
+    rows: list[Row]
     vectors: dict[str, Vectors] = field(default_factory=dict)
     embedded: int = 0
     unavailable: EmbedderUnavailable | None = None
@@ -100,8 +80,9 @@ class Writer:
         self._lock = threading.Lock()
         self._may_reuse = self._is_there = collection.exists()
         self._bulk = bulk and not collection.embedded
+        self._upserts = Upserts(collection, corpus, ledger)
         width = 1 if collection.embedded else _IN_FLIGHT
-        self._window: Window[tuple[_Batch, list[_Row]]] = Window(width)
+        self._window: Window[tuple[_Batch, list[Row]]] = Window(width)
 
     def write(self, documents: Generator[Prepared, None, None]) -> None:
         """Embed and write every document; a bad one lands in `failed` and stops nothing.
@@ -131,17 +112,31 @@ class Writer:
         """
         window = self._window
         try:
-            for batch in batches:
+            for batch in self._or_drained(batches):
                 self._begin(batch)
                 while window.is_full or (batch.unavailable and window):
                     self._settle()
                 if batch.unavailable is not None:
                     raise batch.unavailable
                 self._bound_memory()
-            while window:
-                self._settle()
+            self._drain()
         finally:
             window.leave()
+
+    def _or_drained(self, batches: Iterable[_Batch]) -> Iterator[_Batch]:
+        """The batches; does their making fail, then after those under way are written.
+
+        For they were embedded, and may have been paid for.
+        """
+        try:
+            yield from batches
+        except Exception:
+            self._drain()
+            raise
+
+    def _drain(self) -> None:
+        while self._window:
+            self._settle()
 
     def _begin(self, batch: _Batch) -> None:
         own = self._saved_from(batch) if batch.unavailable else batch.rows
@@ -151,7 +146,10 @@ class Writer:
         self._begun.update(
             (row.prepared.document_hash, row.prepared.document.source) for row in rows
         )
-        self._window.begin((batch, rows), lambda: self._upsert(rows, batch.vectors))
+        self._window.begin((batch, rows), lambda: self._send(rows, batch))
+
+    def _send(self, rows: Sequence[Row], batch: _Batch) -> None:
+        self._upserts.send(rows, batch.vectors, stop=self._window.stopped)
 
     def _settle(self) -> None:
         """Take the oldest write under way to its end."""
@@ -171,15 +169,15 @@ class Writer:
 
     def _batches(
         self, documents: Iterable[Prepared], size: int
-    ) -> Generator[list[_Row], None, None]:
+    ) -> Generator[list[Row], None, None]:
         """Rows in batches of `size`; a document that is stored already is never divided.
 
         Its points are overwritten in place: that may only begin when all of it can be written.
         """
-        batch: list[_Row] = []
+        batch: list[Row] = []
         for prepared in documents:
             rows = _rows(prepared)
-            if self._may_be_stored(rows[0]):
+            if self._ledger.may_hold(rows[0].chunk.source):
                 if batch and len(batch) + len(rows) > size:
                     yield batch
                     batch = []
@@ -196,7 +194,7 @@ class Writer:
         if batch:
             yield batch
 
-    def _embedded(self, batches: Iterable[list[_Row]], size: int) -> Generator[_Batch, None, None]:
+    def _embedded(self, batches: Iterable[list[Row]], size: int) -> Generator[_Batch, None, None]:
         for rows in batches:
             self._create_if_missing(rows)
             batch = _Batch(rows)
@@ -207,7 +205,7 @@ class Writer:
             if batch.unavailable is not None:
                 return
 
-    def _create_if_missing(self, rows: Sequence[_Row]) -> None:
+    def _create_if_missing(self, rows: Sequence[Row]) -> None:
         if self._is_there:
             return
         if not self._collection.exists():
@@ -254,7 +252,7 @@ class Writer:
             if batch.unavailable is not None:
                 return
 
-    def _embed(self, rows: Sequence[_Row], batch: _Batch, embedder: Embedder) -> None:
+    def _embed(self, rows: Sequence[Row], batch: _Batch, embedder: Embedder) -> None:
         outcome = embed_what_can_be(
             embedder,
             [row.chunk.text for row in rows],
@@ -271,7 +269,7 @@ class Writer:
                     what = f"chunk {row.chunk.ordinal} cannot be embedded: {why}"
                     self._give_up(row.prepared, what)
 
-    def _saved_from(self, batch: _Batch) -> list[_Row]:
+    def _saved_from(self, batch: _Batch) -> list[Row]:
         """The rows to keep of a batch in which the embedder stopped.
 
         Documents that are complete are committed. Of a new one that is not, the chunks that were
@@ -285,7 +283,7 @@ class Writer:
             if row.key in batch.vectors
             and (
                 row.prepared.document_hash not in lacking
-                or not (row.is_head or self._may_be_stored(row))
+                or not (row.is_head or self._ledger.may_hold(row.chunk.source))
             )
         ]
 
@@ -294,7 +292,7 @@ class Writer:
             self._optimized_at = self.chunks
             self._collection.optimize()
 
-    def _write_apart(self, rows: Sequence[_Row], batch: _Batch, error: BaseException) -> None:
+    def _write_apart(self, rows: Sequence[Row], batch: _Batch, error: BaseException) -> None:
         """Write a refused batch document by document and give up those that are refused."""
         documents = {row.prepared.document_hash: row.prepared for row in rows}
         if len(documents) == 1:
@@ -307,7 +305,7 @@ class Writer:
             if not self._is_wanted(own[0]):
                 continue
             try:
-                self._upsert(own, batch.vectors)
+                self._send(own, batch)
             except Exception as exc:
                 if not _is_refusal(exc):
                     raise
@@ -316,100 +314,7 @@ class Writer:
                 self._record(own, embedded)
                 embedded = 0
 
-    def _upsert(self, rows: Sequence[_Row], vectors: dict[str, Vectors]) -> None:
-        """Write rows: bodies first, then chunks 0, then what older versions leave is deleted.
-
-        The store keeps the order: a chunk 0 proves that the rest is there.
-        """
-        bm25 = self._collection.bm25
-        for part in self._parts(sorted(rows, key=lambda row: row.is_head)):
-            points = [self._point(row, vectors, bm25) for row in part]
-            heads = sum(row.is_head for row in part)
-            operations: list[models.UpdateOperation] = [
-                models.UpsertOperation(upsert=models.PointsList(points=some))
-                for some in (points[: len(points) - heads], points[len(points) - heads :])
-                if some
-            ]
-            replaced = [row.prepared for row in part if row.is_head and self._may_be_stored(row)]
-            if replaced:
-                operations.append(self._deletion_of_older(replaced))
-            expected = {
-                str(point.id): row.prepared.document_hash
-                for point, row in zip(points, part, strict=True)
-            }
-            stop = self._window.stopped
-            self._collection.points.update(operations, expected=expected, stop=stop)
-
-    def _parts(self, rows: Iterable[_Row]) -> Iterator[list[_Row]]:
-        """Rows in lists that a server takes in one request."""
-        points = self._collection.points
-        most = min(_MAX_CHUNKS, points.most_points, points.most_values)
-        part: list[_Row] = []
-        size = 0
-        for row in rows:
-            weight = self._weight(row)
-            if part and (len(part) == most or size + weight > _MAX_BATCH_BYTES):
-                yield part
-                part, size = [], 0
-            part.append(row)
-            size += weight
-        if part:
-            yield part
-
-    def _weight(self, row: _Row) -> int:
-        """About how many bytes a row takes in a request."""
-        metadata = row.prepared.document.metadata
-        extra = len(json.dumps(dict(metadata), default=str)) if metadata else 0
-        dim = self._collection.embedder.dim if self._collection.embedder else 0
-        return extra + dim * _BYTES_PER_NUMBER + len(row.chunk.text) * _BYTES_PER_CHAR
-
-    def _point(
-        self, row: _Row, vectors: dict[str, Vectors], bm25: Bm25Encoder
-    ) -> models.PointStruct:
-        chunk, prepared = row.chunk, row.prepared
-        named: dict[str, object] = {}
-        if self._collection.embedder is not None:
-            named[DENSE] = vectors[row.key]
-        sparse = bm25.encode_document(lexical_text(chunk))
-        if sparse.indices:
-            named[BM25] = sparse
-        # Built without validation: every part is of our own making and the store checks it again.
-        return models.PointStruct.model_construct(
-            id=point_id(self._corpus, chunk.source, chunk.ordinal, tenant=self._collection.tenant),
-            vector=named,
-            payload=payload(
-                chunk,
-                corpus=self._corpus,
-                chunk_count=len(prepared.chunks),
-                document_hash=prepared.document_hash,
-                chunk_hash=row.key,
-                metadata=prepared.document.metadata,
-                tenant=self._collection.tenant,
-            ),
-        )
-
-    def _may_be_stored(self, row: _Row) -> bool:
-        return bool(self._ledger.stray) or self._ledger.holds(row.chunk.source)
-
-    def _deletion_of_older(self, replaced: Sequence[Prepared]) -> models.DeleteOperation:
-        """Delete what was there of these documents when the run began.
-
-        And nothing else: should this reach the store late, it may hold a newer version.
-        """
-        sources = [prepared.document.source for prepared in replaced]
-        committed = self._ledger.committed
-        known = {committed[source] for source in sources if source in committed}
-        known |= self._ledger.stray
-        older = of_corpus(
-            self._corpus,
-            match_any("source", sources),
-            *([match_any("document_hash", sorted(known))] if len(known) <= _MAX_CHUNKS else []),
-            must_not=[match_any("document_hash", [p.document_hash for p in replaced])],
-        )
-        narrowed = self._collection.points.within(older)
-        return models.DeleteOperation(delete=models.FilterSelector(filter=narrowed))
-
-    def _record(self, written: Sequence[_Row], embedded: int) -> None:
+    def _record(self, written: Sequence[Row], embedded: int) -> None:
         # Of a document that was given up meanwhile nothing stays.
         rows = [row for row in written if self._is_wanted(row)]
         with self._lock:
@@ -426,7 +331,7 @@ class Writer:
                         self.added += 1
             self._notify()
 
-    def _is_wanted(self, row: _Row) -> bool:
+    def _is_wanted(self, row: Row) -> bool:
         return row.prepared.document_hash not in self._given_up
 
     def _give_up(self, prepared: Prepared, reason: str) -> None:
@@ -475,17 +380,17 @@ class Writer:
             )
 
 
-def _rows(prepared: Prepared) -> list[_Row]:
+def _rows(prepared: Prepared) -> list[Row]:
     """The chunks of a document, chunk 0 last."""
     return [
-        _Row(prepared, chunk, chunk_hash(chunk))
+        Row(prepared, chunk, chunk_hash(chunk))
         for chunk in (*prepared.chunks[1:], prepared.chunks[0])
     ]
 
 
 def _batch_size(embedder: Embedder | None) -> int:
     dim = embedder.dim if embedder else 0
-    return min(_MAX_CHUNKS, _MAX_BATCH_BYTES // (dim * _BYTES_PER_NUMBER + _BYTES_PER_PAYLOAD))
+    return min(MAX_CHUNKS, MAX_BATCH_BYTES // (dim * BYTES_PER_NUMBER + _BYTES_PER_PAYLOAD))
 
 
 def _is_refusal(error: BaseException) -> bool:

@@ -83,6 +83,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that use a real server take turns, for each tidies up after itself."""
+    for item in items:
+        if item.get_closest_marker("server") is not None:
+            item.add_marker(pytest.mark.xdist_group("server"))
+
+
 @pytest.fixture(autouse=True)
 def fresh_pace() -> Iterator[None]:
     """No test inherits what another has learnt of a quota; a process keeps it."""

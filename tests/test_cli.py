@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import ragkit
 from ragkit.cli import app
 from ragkit.cli_support import folder_name
+from ragkit.edge.files import allocated_bytes
 from ragkit.embeddings import HashEmbedder
 
 KEYS = ("QDRANT_URL", "QDRANT_API_KEY", "NO_COLOR", "GEMINI_API_KEY", "GOOGLE_API_KEY")
@@ -284,10 +285,9 @@ def test_ctrl_c_ends_cleanly_and_keeps_what_was_committed(here: Path) -> None:
     process = subprocess.Popen(
         [*PROGRAM, "index", "notes"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    collection = here / ".ragkit"
-    while not collection.exists() and process.poll() is None:
+    # Until a first batch is on the disk.
+    while allocated_bytes(here / ".ragkit") < 8_000_000 and process.poll() is None:
         time.sleep(0.05)
-    time.sleep(1.5)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130

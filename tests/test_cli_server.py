@@ -54,6 +54,27 @@ def test_rebuild_says_what_it_did_and_keeps_the_old_version() -> None:
         assert versions(client, "docs") == ["docs.v1", "docs.v2"]
 
 
+def test_what_is_advised_is_for_the_same_database() -> None:
+    result = call("rebuild", "docs", "--db", ".ragkit", "--quantization", "scalar")
+    assert "ragkit rebuild docs --db .ragkit --prune deletes it" in result.stdout
+
+
+def test_copy_sends_a_key_within_a_network_of_ones_own_if_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked_for: list[bool] = []
+
+    def watched(place: str, *, api_key: str | None, allow_insecure_key: bool) -> QdrantBase:
+        asked_for.append(allow_insecure_key)
+        return EdgeClient(Path(place).name or "elsewhere")
+
+    monkeypatch.setattr(ragkit.stores, "connect", watched)
+    monkeypatch.setenv("QDRANT_API_KEY", "key")
+    monkeypatch.setenv("QDRANT_ALLOW_INSECURE_KEY", "1")
+    assert call("copy", ".ragkit", "http://qdrant").exit_code == 0
+    assert asked_for == [True, True]
+
+
 def test_prune_alone_deletes_older_versions_and_rebuilds_nothing() -> None:
     call("rebuild", "docs", "--quantization", "scalar")
     assert "docs.v1 deleted" in call("rebuild", "docs", "--prune").stdout
@@ -112,6 +133,7 @@ def test_copy_does_not_overwrite() -> None:
     result = call("copy", ".ragkit", ".ragkit")
     assert result.exit_code == 1
     assert "has a collection 'docs' already" in result.stderr
+    assert "ragkit drop docs --db DESTINATION" in result.stderr  # not the source's
 
 
 def test_copy_of_nothing_makes_no_folder(here: Path) -> None:
@@ -141,7 +163,10 @@ def test_every_server_gets_its_own_key_and_no_other(
     sent: list[tuple[str, str | None]] = []
     connect = ragkit.stores.connect
 
-    def watched(place: str, *, api_key: str | None = None) -> QdrantBase:
+    def watched(
+        place: str, *, api_key: str | None = None, allow_insecure_key: bool = False
+    ) -> QdrantBase:
+        assert not allow_insecure_key
         sent.append((place, api_key))
         ports = {one.url: one.grpc_port, two.url: two.grpc_port}
         return connect(place, api_key=api_key, grpc_port=ports.get(place))
@@ -157,6 +182,7 @@ def test_every_server_gets_its_own_key_and_no_other(
     refused = call("copy", one.url, two.url)  # the destination's key is not for the source
     assert refused.exit_code == 1
     assert "wants an API key" in refused.stderr
+    assert "QDRANT_SOURCE_API_KEY that of the source" in refused.stderr
     assert sent == [
         (".ragkit", None),
         (one.url, "first"),

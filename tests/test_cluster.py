@@ -48,7 +48,7 @@ def client(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[QdrantC
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """So many that a node can fail between two of them."""
-    monkeypatch.setattr("ragkit.writer._MAX_CHUNKS", 16)
+    monkeypatch.setattr("ragkit.writer.MAX_CHUNKS", 16)
 
 
 class AfterTheFirstCommit:

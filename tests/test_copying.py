@@ -92,6 +92,35 @@ def test_a_collection_under_its_own_name_gets_one_that_can_be_rebuilt(edge: Edge
     assert physical(edge, "free") == "free.v1"
 
 
+def test_a_collection_is_not_taken_for_its_own_copy(client: QdrantBase) -> None:
+    indexed(client)
+    alias = models.DeleteAlias(alias_name="docs")
+    client.update_collection_aliases([models.DeleteAliasOperation(delete_alias=alias)])
+    with pytest.raises(Stopped):
+        copy(Collection(client, "docs.v1"), client, name="docs", progress=stopping(0))
+    assert Collection(client, "docs.v1").open().filling is None
+    assert copy(Collection(client, "docs.v1"), client, name="docs").new == "docs.v2"
+    assert stored(client) == stored(client, "docs.v1")
+
+
+def test_vectors_of_the_users_own_are_left_out_and_said(store: Open) -> None:
+    here, there = store("rest"), store("there")
+    docs = indexed(here)
+    config = here.get_collection("docs").config
+    assert isinstance(config.params.vectors, dict)
+    here.create_collection(
+        "more",
+        vectors_config={
+            **config.params.vectors,
+            "image": models.VectorParams(size=4, distance=models.Distance.DOT),
+        },
+        sparse_vectors_config=config.params.sparse_vectors,
+        metadata=docs.manifest.to_metadata(),
+    )
+    report = copy(Collection(here, "more"), there)
+    assert report.notes == ("vectors that ragkit does not know are left out: image",)
+
+
 def test_keywords_alone_are_copied(store: Open) -> None:
     here, there = store("here"), store("grpc")
     indexed(here, embedder=None)

@@ -31,9 +31,10 @@ _CONTEXT.set_forkserver_preload(["ragkit.indexer", "ragkit.edge.client", "ragkit
 
 def index(database: Path, folder: Path, reports: Connection) -> None:
     """What the killed process runs: small batches, and a word after each commit."""
+    import ragkit.upserts
     import ragkit.writer
 
-    ragkit.writer._MAX_CHUNKS = 16
+    ragkit.writer.MAX_CHUNKS = ragkit.upserts.MAX_CHUNKS = 16
     with EdgeClient(database) as client:
         docs = Collection(client, "docs", embedder=HashEmbedder(32))
         reports.send(0)

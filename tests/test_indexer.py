@@ -513,7 +513,7 @@ def test_a_root_that_cannot_be_listed_any_more_removes_nothing(
 def test_a_changed_document_that_is_given_up_leaves_its_stored_version_whole(
     client: QdrantBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int
 ) -> None:
-    monkeypatch.setattr("ragkit.writer._MAX_CHUNKS", 16)
+    monkeypatch.setattr("ragkit.writer.MAX_CHUNKS", 16)
     (tmp_path / "a.txt").write_text(paragraphs(range(length)))
     (tmp_path / "b.txt").write_text("A walrus.")
     docs = Collection(client, "notes", embedder=Recording(poison="kryptonite"))
@@ -530,7 +530,7 @@ def test_a_changed_document_that_is_given_up_leaves_its_stored_version_whole(
 def test_what_an_interrupted_addition_left_is_swept_and_can_be_removed(
     client: QdrantBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ragkit.writer._MAX_CHUNKS", 16)
+    monkeypatch.setattr("ragkit.writer.MAX_CHUNKS", 16)
 
     class Dying(HashEmbedder):
         calls = 0
@@ -610,7 +610,7 @@ def test_a_lone_pattern_is_one_pattern(client: QdrantBase, folder: Path) -> None
 def test_an_embedder_that_becomes_unavailable_keeps_what_was_paid_for(
     client: QdrantBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ragkit.writer._MAX_CHUNKS", 16)
+    monkeypatch.setattr("ragkit.writer.MAX_CHUNKS", 16)
 
     class Metered(Recording):
         budget = 40

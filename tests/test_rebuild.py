@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from faults import skip_waits
-from qdrant_client import models
+from httpx import Headers
+from qdrant_client import QdrantClient, models
 from qdrant_client.client_base import QdrantBase
+from qdrant_client.http.exceptions import UnexpectedResponse
 from qdrant_standin import running
 from rebuilding import (  # fixtures among them
     DOCUMENTS,
@@ -29,12 +31,15 @@ from rebuilding import (  # fixtures among them
 )
 from servers import Server
 
+from ragkit import bulk
+from ragkit.chunks import Chunker, chunker_fingerprint
 from ragkit.collection import Collection
 from ragkit.documents import Document
 from ragkit.edge import EdgeClient
 from ragkit.embeddings import HashEmbedder
 from ragkit.errors import CollectionError, CollectionMismatch, EmbedderUnavailable, TextsRefused
 from ragkit.indexer import Indexer
+from ragkit.moving import filling
 from ragkit.moving.mirror import Filling
 from ragkit.moving.rebuild import prune, rebuild
 from ragkit.retriever import Retriever
@@ -255,7 +260,7 @@ def test_what_was_begun_with_other_settings_is_dropped(edge: EdgeClient) -> None
     with pytest.raises(Stopped):
         rebuild(docs(edge), quantization="binary", progress=stopping(2))
     report = rebuild(docs(edge), quantization="scalar")
-    assert (report.dropped, report.resumed, report.new) == (("docs.v2",), False, "docs.v2")
+    assert (report.dropped, report.resumed, report.new) == (("docs.v2",), False, "docs.v3")
 
 
 def test_a_quantization_without_a_name_is_kept_and_told_from_others(edge: EdgeClient) -> None:
@@ -361,6 +366,137 @@ def test_of_two_rebuilds_at_once_the_slower_one_harms_nothing(client: QdrantBase
     assert stored(client) == after
 
 
+def test_a_rebuild_with_other_settings_takes_nothing_from_one_that_goes_on(
+    client: QdrantBase,
+) -> None:
+    indexed(client)
+    with pytest.raises(Stopped):
+        rebuild(docs(client), embedder=Counting(32), progress=stopping(2))
+    with pytest.raises(Stopped):
+        rebuild(docs(client), quantization="scalar", progress=stopping(2))
+    assert versions(client, "docs") == ["docs.v1", "docs.v2", "docs.v3"]
+    again = Counting(32)
+    report = rebuild(docs(client), embedder=again)
+    assert (report.new, report.resumed, report.dropped) == ("docs.v2", True, ("docs.v3",))
+    assert len(again.texts) < report.points
+
+
+def test_a_version_that_another_run_has_replaced_is_not_written_to(client: QdrantBase) -> None:
+    indexed(client)
+    mixed = Counting(48)
+    replaced: dict[str, Any] = {}
+
+    def replace_it(_: Filling) -> None:
+        if not replaced:
+            replaced["docs.v2"] = True
+            client.delete_collection("docs.v2")
+            with pytest.raises(Stopped):
+                rebuild(docs(client), embedder=mixed, progress=stopping(2))
+
+    with pytest.raises(CollectionError, match=r"'docs\.v2' is another collection by now"):
+        rebuild(docs(client), quantization="scalar", progress=replace_it)
+    held = Collection(client, "docs.v2").open(unfinished=True)
+    assert held.embedder == mixed.fingerprint
+    # None of its points is there, though they come first.
+    assert {fields["text"] for fields, _ in stored(client, "docs.v2").values()} <= {*mixed.texts}
+    assert all(len(vectors["dense"]) == 48 for _, vectors in stored(client, "docs.v2").values())
+
+
+def test_a_version_that_somebody_deletes_meanwhile_ends_the_run_in_words(
+    client: QdrantBase,
+) -> None:
+    indexed(client)
+
+    def delete(_: Filling) -> None:
+        client.delete_collection("docs.v2")
+
+    with pytest.raises(CollectionError, match=r"'docs\.v2' is gone.* 'docs' is as it was"):
+        rebuild(docs(client), progress=delete)
+    assert physical(client, "docs") == "docs.v1"
+
+
+@pytest.mark.parametrize("kind", ["scalar", "binary"])
+@pytest.mark.parametrize("look", ["_later", "_manifest"])
+def test_a_rebuild_that_begins_as_another_ends_leaves_its_version_in_use(
+    edge: EdgeClient, monkeypatch: pytest.MonkeyPatch, kind: str, look: str
+) -> None:
+    indexed(edge)
+    with pytest.raises(Stopped):
+        rebuild(docs(edge), quantization="scalar", progress=stopping(2))
+    real = getattr(filling, look)
+
+    def overtaken(*arguments: Any) -> Any:
+        early = real(*arguments) if look == "_manifest" else None
+        monkeypatch.undo()
+        rebuild(docs(edge), quantization="scalar")
+        return early or real(*arguments)
+
+    monkeypatch.setattr(filling, look, overtaken)
+    with pytest.raises(CollectionError, match="somebody else has rebuilt"):
+        rebuild(docs(edge), quantization=kind, min_recall=0.0)
+    assert physical(edge, "docs") == "docs.v2"
+    assert docs(edge).open().filling is None
+
+
+def test_a_version_that_another_name_stands_for_is_nobodys_to_fill(client: QdrantBase) -> None:
+    indexed(client)
+    rebuild(docs(client), quantization="scalar")
+    Collection(client, "beta").use_version("docs.v2")
+    docs(client).use_version("docs.v1")  # somebody has gone back
+    with pytest.raises(Stopped):
+        rebuild(docs(client), quantization="scalar", progress=stopping(0))
+    assert Collection(client, "beta").open().filling is None
+    assert rebuild(docs(client), quantization="scalar").new == "docs.v3"
+
+
+def test_the_chunker_of_an_indexing_run_meanwhile_is_kept_and_costs_no_vector(
+    edge: EdgeClient,
+) -> None:
+    indexed(edge)
+    shorter = Chunker(max_tokens=100, overlap=10)
+    source = docs(edge, embedder=HashEmbedder(64), chunker=shorter)
+    first, second = Counting(32), Counting(32)
+    with pytest.raises(Stopped):
+        rebuild(docs(edge), embedder=first, progress=stopping(2))
+    Indexer(source).add(documents(1))
+
+    def split(_: Filling) -> None:
+        Indexer(docs(edge, embedder=HashEmbedder(64))).remove(["1.md"])
+
+    report = rebuild(docs(edge), embedder=second, progress=split)
+    assert report.resumed
+    assert docs(edge).open().chunker == chunker_fingerprint(shorter)
+    assert len(second.texts) < report.points
+
+
+def test_a_load_that_holds_the_optimizer_back_is_not_the_new_versions(
+    remote: QdrantBase,
+) -> None:
+    bulk.hold(indexed(remote))
+    with pytest.raises(Stopped):
+        rebuild(docs(remote), progress=stopping(2))
+    bulk.release(docs(remote))
+    assert rebuild(docs(remote)).resumed
+    assert docs(remote).open().held_threads is None
+
+
+def test_what_is_written_at_the_end_is_not_pruned(
+    client: QdrantBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indexed(client)
+    use = Collection.use_version
+
+    def late(self: Collection, made: str) -> None:
+        Indexer(docs(client, embedder=HashEmbedder(64))).remove(["3.md"])
+        use(self, made)
+
+    monkeypatch.setattr(Collection, "use_version", late)
+    report = rebuild(docs(client), prune=True)
+    assert report.pruned == ()
+    assert "index that again, and it is kept" in report.notes[0]
+    assert versions(client, "docs") == ["docs.v1", "docs.v2"]
+
+
 def test_all_tenants_come_along_and_stay_apart(client: QdrantBase) -> None:
     for tenant in ("acme", "brix"):
         Indexer(docs(client, embedder=HashEmbedder(64), tenant=tenant)).add(documents(4))
@@ -427,6 +563,56 @@ def test_settings_and_indexes_of_the_users_own_come_along(remote: QdrantBase) ->
     assert {k: (v.data_type, v.params) for k, v in new.payload_schema.items()} == {
         k: (v.data_type, v.params) for k, v in old.payload_schema.items()
     }
+
+
+def test_metadata_of_the_users_own_come_along(client: QdrantBase) -> None:
+    indexed(client)
+    client.update_collection("docs", metadata={"owner": {"name": "Zoë"}})
+    rebuild(docs(client))
+    assert (client.get_collection("docs").config.metadata or {})["owner"] == {"name": "Zoë"}
+
+
+def test_settings_given_anew_go_before_those_of_the_old_version(remote: QdrantBase) -> None:
+    indexed(remote, optimizers_config=models.OptimizersConfigDiff(indexing_threshold=33))
+    remote.update_collection(
+        "docs", strict_mode_config=models.StrictModeConfig(enabled=True, max_query_limit=20)
+    )
+    rebuild(
+        docs(remote),
+        optimizers_config=models.OptimizersConfigDiff(indexing_threshold=44),
+        strict_mode_config=models.StrictModeConfig(enabled=True, max_query_limit=30),
+    )
+    config = remote.get_collection("docs").config
+    assert config.optimizer_config.indexing_threshold == 44
+    assert config.strict_mode_config is not None
+    assert config.strict_mode_config.max_query_limit == 30
+
+
+@pytest.mark.filterwarnings("ignore:dim=:UserWarning")
+def test_vectors_are_cut_where_strict_mode_forbids_exact_searches(
+    remote: QdrantBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indexed(remote, embedder=Matryoshka(256))
+    query = QdrantClient.query_batch_points
+
+    def strict(self: QdrantClient, name: str, requests: Any, **options: Any) -> Any:
+        if name == "docs.v1" and any(each.params and each.params.exact for each in requests):
+            raise UnexpectedResponse(400, "Bad Request", b"Exact search disabled!", Headers())
+        return query(self, name, requests, **options)
+
+    monkeypatch.setattr(QdrantClient, "query_batch_points", strict)
+    report = rebuild(docs(remote), embedder=Matryoshka(128))
+    assert (report.vectors, report.overlap) == ("cut", None)
+
+
+def test_a_server_that_rounds_a_number_is_still_asked_for_the_same(remote: QdrantBase) -> None:
+    indexed(remote)
+    rare = models.ScalarQuantization(
+        scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.97)
+    )
+    with pytest.raises(Stopped):
+        rebuild(docs(remote), quantization=rare, progress=stopping(2))
+    assert rebuild(docs(remote), quantization=rare).resumed
 
 
 def test_graph_settings_of_ragkits_own_follow_the_new_quantization(edge: EdgeClient) -> None:

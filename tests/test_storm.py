@@ -171,7 +171,7 @@ STORES: dict[str, Callable[[Path], AbstractContextManager[Store]]] = {
 @pytest.fixture(scope="module", autouse=True)
 def small_batches() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ragkit.writer._MAX_CHUNKS", CHUNKS_A_BATCH)
+        patch.setattr("ragkit.writer.MAX_CHUNKS", CHUNKS_A_BATCH)
         refused = Refusal(status=400, message="Wrong input: this point is poison")
         patch.setitem(_STATUSES, 400, refused)
         # No power is lost here, and waiting for the disk is most of the time.

@@ -98,7 +98,7 @@ def test_a_version_that_has_lost_points_to_a_refused_one_goes_with_it(
 def test_a_document_of_several_batches_is_added_or_skipped_and_never_both(
     docs: Collection, store: Callable[[Update], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ragkit.writer._MAX_CHUNKS", 3)
+    monkeypatch.setattr("ragkit.writer.MAX_CHUNKS", 3)
 
     def refuse_a_body(client: QdrantBase, name: str, operations: Sequence[Any]) -> Any:
         if "number 4 " in str(operations):
@@ -118,7 +118,7 @@ def test_a_run_that_has_failed_writes_nothing_any_more(
     store: Callable[[Update], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ragkit.writer._MAX_CHUNKS", 2)
+    monkeypatch.setattr("ragkit.writer.MAX_CHUNKS", 2)
     monkeypatch.setattr("ragkit.window._JOIN_S", 0.2)
     docs = Collection(open_store("rest"), "docs", embedder=HashEmbedder(16))
     Indexer(docs).add([document("a", "Old text of a.")])

@@ -40,6 +40,7 @@ from ragkit.writer import Writer
 Mender: TypeAlias = Callable[[Collection, Manifest, Finding], Iterator[Repair]]
 
 _PAGE = 256  # documents looked at together
+_NO_HASH = str(None)  # as `own` has it of a point that lost its own
 _REREAD: tuple[Kind, ...] = ("incomplete", "stray", "damaged", "missing")
 _FOREIGN = (ApiException, QdrantException, grpc.RpcError)
 
@@ -145,7 +146,7 @@ def _sweep(collection: Collection, manifest: Manifest, finding: Finding) -> Iter
     deleted = 0
     for sources in _paged(finding.subjects):
         states = _states(docs, corpus, sources)
-        deleted += _delete(docs, corpus, [id_ for each in states.values() for id_ in each.rest])
+        deleted += sum(_delete_rest(docs, corpus, each) for each in states.values())
     what = f"deleted {counted(deleted, 'chunk')} of other versions"
     yield Repair(kind=finding.kind, what=what, done=True)
 
@@ -189,12 +190,14 @@ class _State:
         mine: Ids of all of ragkit's.
         head: Whether its commit record is there.
         rest: Ids of those that do not belong to the complete version, if one is there.
+        hashes: The document hashes that those carry.
         claimed: Whether foreign points say that they belong to it as well.
     """
 
     mine: tuple[str, ...]
     head: bool
     rest: tuple[str, ...]
+    hashes: frozenset[str]
     claimed: bool
 
 
@@ -259,7 +262,7 @@ class _Again:
         self._skipped += writer.failed
         for page in _paged(sorted(again)):
             for state in _states(docs, corpus, page).values():
-                _delete(docs, corpus, state.rest)
+                _delete_rest(docs, corpus, state)
         docs.optimize(if_due=True)
         return len(writer.committed_hashes)
 
@@ -332,27 +335,36 @@ def _state(records: Sequence[models.Record], tenancy: str | None) -> _State:
         for record in records
         if (found := own(record, tenancy)) and found.ordinal == 0
     }
-    rest: list[str] = []
+    rest: dict[str, str] = {}
     for key, count in counts.items():
         if type(count) is not int:
             continue
         held = {found.ordinal for _, found in mine if found.document_hash == key}
         if held.issuperset(range(count)):
-            rest = [
-                id_ for id_, found in mine if found.document_hash != key or found.ordinal >= count
-            ]
+            rest = {
+                id_: found.document_hash
+                for id_, found in mine
+                if found.document_hash != key or found.ordinal >= count
+            }
     return _State(
         mine=tuple(id_ for id_, _ in mine),
         head=bool(counts),
         rest=tuple(rest),
+        hashes=frozenset(rest.values()),
         claimed=len(mine) < len(records),
     )
 
 
-def _delete(docs: Collection, corpus: str, ids: Sequence[str]) -> int:
+def _delete_rest(docs: Collection, corpus: str, state: _State) -> int:
+    """Delete these points as they were seen: a newer version of a chunk has the same id."""
+    seen = [] if _NO_HASH in state.hashes else [match_any("document_hash", sorted(state.hashes))]
+    return _delete(docs, corpus, state.rest, *seen)
+
+
+def _delete(docs: Collection, corpus: str, ids: Sequence[str], *must: models.Condition) -> int:
     for page in _paged(ids):
         these = models.HasIdCondition(has_id=list(page))
-        docs.points.delete(of_corpus(corpus, these))
+        docs.points.delete(of_corpus(corpus, these, *must))
     return len(ids)
 
 

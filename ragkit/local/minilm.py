@@ -45,7 +45,8 @@ class LocalEmbedder:
 
     Texts are embedded one by one, several at a time in threads: a vector depends on its own text
     alone. The model is loaded with the first use, once for all embedders of a process, and is
-    there in a forked child. Nothing is read from the network or written anywhere.
+    there in a forked child. Nothing is read from the network or written anywhere: onnxruntime's
+    telemetry is switched off, unless it was imported before or ORT_DISABLE_TELEMETRY says else.
 
     Args:
         threads: Texts embedded at once; None for as many as this process has processors.
@@ -107,6 +108,9 @@ class _Model:
     """The network and its tokenizer; safe to call from several threads."""
 
     def __init__(self) -> None:
+        # From 1.29 on it reports each session to Microsoft and keeps an identifier and a database
+        # in the home folder, unless this is set before it is imported (its Privacy.md).
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         onnxruntime = require("onnxruntime", "local")
         tokenizers = require("tokenizers", "local")
         network = (_FOLDER / "model.onnx").read_bytes()

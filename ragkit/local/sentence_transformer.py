@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _FINGERPRINT = re.compile(
-    rf"(?!\./)(\S+) dim=(\d+) weights=\S+ pieces=\d+ query=({_STRING}) document=({_STRING}) "
+    rf"(?!\./)(\S+) dim=(\d+) weights=\S+ pieces=(\d+) query=({_STRING}) document=({_STRING}) "
     r"unit-norm by=sentence-transformers"
 )
 _MOST_PIECES = 32_768  # for a model without a limit, or with one that means none
@@ -87,6 +87,7 @@ class SentenceTransformerEmbedder:
         self._prompts = (query_prompt, document_prompt)
         self._batch_size = batch_size
         self._expected: str | None = None  # the fingerprint that the model must turn out to have
+        self._pieces: int | None = None  # what it then reads
         self._loaded: _Loaded | None = None
         self._lock = threading.RLock()
 
@@ -102,7 +103,7 @@ class SentenceTransformerEmbedder:
         found = _FINGERPRINT.fullmatch(fingerprint or "")
         if found is None:
             return None
-        model, dim, query, document = found.groups()
+        model, dim, pieces, query, document = found.groups()
         embedder = cls(
             model,
             dim=int(dim),
@@ -110,7 +111,7 @@ class SentenceTransformerEmbedder:
             query_prompt=json.loads(query),
             document_prompt=json.loads(document),
         )
-        embedder._expected = fingerprint
+        embedder._expected, embedder._pieces = fingerprint, int(pieces)
         return embedder
 
     @property
@@ -124,7 +125,8 @@ class SentenceTransformerEmbedder:
 
         A piece of its vocabulary is taken for one and a half tokens of `estimate_tokens`.
         """
-        return self._model_loaded().pieces * 3 // 2
+        pieces = self._model_loaded().pieces if self._pieces is None else self._pieces
+        return pieces * 3 // 2
 
     @property
     def fingerprint(self) -> str:
@@ -272,11 +274,12 @@ def _name(model: SentenceTransformer, given: str | Path | SentenceTransformer) -
 
 
 def _own_prompts(model: SentenceTransformer, name: str) -> Iterator[str]:
-    """The query's prompt and the document's, as sentence-transformers would choose them."""
+    """The query's prompt and the document's, by the names that sentence-transformers gives them."""
     known = next((each for each in _PROMPTS if re.fullmatch(each[0], name)), ("", "", ""))
     default = model.prompts.get(model.default_prompt_name or "", "")
     for keys, published in ((("query",), known[1]), (("document", "passage", "corpus"), known[2])):
-        configured = next((model.prompts[key] for key in keys if key in model.prompts), default)
+        # The library puts an empty "document" beside a configured "passage", and then takes that.
+        configured = next((model.prompts[key] for key in keys if model.prompts.get(key)), default)
         yield (configured or published).replace(_NO_TITLE, "title: {title} |")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from itertools import islice
+from shlex import quote
 from typing import Any, Unpack
 
 import numpy as np
@@ -102,7 +103,8 @@ def copy(
     if progress is not None:
         progress(Filling(phase="checking", done=0, total=min(_SAMPLE, last.points)))
     compared = _compare(origin, Points(destination, version.own_name))
-    hand_over(version, Collection(destination, plan.name), plan.inherited)
+    named = Collection(destination, plan.name)
+    dropped = hand_over(version, named, plan.inherited, origin.points)
     notes = list(plan.inherited.notes)
     is_shared = not isinstance(source.client, EdgeClient)  # others may write to it
     if is_shared and state_of(origin.points, page=origin.page) != last.state:
@@ -115,7 +117,7 @@ def copy(
         documents=last.documents,
         compared=compared,
         resumed=version.resumed,
-        dropped=version.dropped,
+        dropped=dropped,
         notes=tuple(notes),
         seconds=time.monotonic() - started,
     )
@@ -148,7 +150,8 @@ def _planned(source: Collection, destination: QdrantBase, name: str, settings: S
     if deliver(lambda: destination.collection_exists(name), what="reading the names"):
         raise CollectionError(
             f"the destination has a collection {name!r} already, which a copy does not overwrite: "
-            f"copy under another name (--as), or drop that one first (ragkit drop {name})"
+            "copy under another name (--as), or drop that one first (ragkit drop "
+            f"{quote(name)} --db DESTINATION)"
         )
     own_name = deliver(lambda: physical(source.client, source.name), what="reading the names")
     info = deliver(
@@ -166,6 +169,7 @@ def _planned(source: Collection, destination: QdrantBase, name: str, settings: S
             held,
             was_embedded=isinstance(source.client, EdgeClient),
             embedded=isinstance(destination, EdgeClient),
+            asked=settings,
         ),
         settings=settings,
     )
@@ -175,7 +179,7 @@ def _begun(plan: _Plan) -> Version:
     quantization = quantization_of(plan.info.config, plan.held)
     custom = quantization.config if quantization.name == "custom" else None
     by_key = plan.is_to_edge and plan.held.tenancy == "shard"
-    settings: Settings = {**plan.inherited.settings, **plan.settings}
+    settings = plan.inherited.settings
     return begin(
         Collection(plan.destination, plan.name, quantization=quantization, **settings),
         replace(
@@ -219,7 +223,7 @@ def _compare(source: Source, copy: Points) -> int:
         if other.payload != record.payload or not _are_alike(record.vector, other.vector):
             raise CollectionError(
                 f"point {record.id} is not the same in {copy.name!r} as in {source.points.name!r}: "
-                f"drop the copy (ragkit drop {copy.name}) and copy again"
+                f"drop the copy (ragkit drop {quote(copy.name)} --db DESTINATION) and copy again"
             )
         compared += 1
     return compared

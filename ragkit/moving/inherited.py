@@ -13,7 +13,7 @@ from qdrant_client import models
 from ragkit.creation import Settings, creation, payload_indexes
 from ragkit.manifest import Manifest
 from ragkit.quantization import AnyQuantization, Quantization
-from ragkit.schema import PAYLOAD_INDEXES
+from ragkit.schema import BM25, DENSE, PAYLOAD_INDEXES
 from ragkit.tenancy import TENANT
 
 # Qdrant's defaults, of all versions that ragkit works with; what differs somebody has chosen.
@@ -48,17 +48,24 @@ class Inherited:
         settings: For its creation.
         strict_mode: To be set when it is filled; filling is not what its limits are meant for.
         indexes: Payload indexes of the users' own.
+        metadata: Of the collection, the users' own.
         notes: What cannot be taken over, in words.
     """
 
     settings: Settings
     strict_mode: models.StrictModeConfig | None
     indexes: Mapping[str, models.PayloadSchemaType | models.PayloadSchemaParams]
+    metadata: Mapping[str, Any]
     notes: tuple[str, ...] = ()
 
 
 def inherited(
-    info: models.CollectionInfo, manifest: Manifest, *, was_embedded: bool, embedded: bool
+    info: models.CollectionInfo,
+    manifest: Manifest,
+    *,
+    was_embedded: bool,
+    embedded: bool,
+    asked: Settings,
 ) -> Inherited:
     """What to make the new collection with.
 
@@ -67,21 +74,27 @@ def inherited(
         manifest: The old collection's.
         was_embedded: Whether the old one lives on the embedded engine.
         embedded: Whether the new one will.
+        asked: Settings that go before the old collection's.
     """
     settings = _of_any_store(info.config, manifest, embedded=was_embedded)
     strict_mode = None
-    notes: list[str] = []
+    notes = _not_taken(info.config.params)
     if not was_embedded:
         of_server, strict_mode = _of_server(info.config)
         if embedded:
-            notes = _lost(manifest, of_server, strict_mode)
+            notes += _lost(manifest, of_server, strict_mode)
             strict_mode = None
         else:
             settings.update(of_server)
+    settings.update(asked)
+    if not embedded:  # the embedded engine refuses it at once
+        strict_mode = settings.pop("strict_mode_config", strict_mode)
+    ours = manifest.to_metadata()
     return Inherited(
         settings=settings,
         strict_mode=strict_mode,
         indexes=_own_indexes(info, manifest, placed=was_embedded == embedded),
+        metadata={k: v for k, v in (info.config.metadata or {}).items() if k not in ours},
         notes=tuple(notes),
     )
 
@@ -139,6 +152,13 @@ def _of_server(
     strict = config.strict_mode_config
     told = None if strict is None else models.StrictModeConfig(**strict.model_dump())
     return settings, told
+
+
+def _not_taken(params: models.CollectionParams) -> list[str]:
+    """Vectors of the users' own, in one note."""
+    dense = params.vectors if isinstance(params.vectors, Mapping) else {}
+    others = sorted({*dense, *(params.sparse_vectors or {})} - {DENSE, BM25})
+    return [f"vectors that ragkit does not know are left out: {', '.join(others)}"] * bool(others)
 
 
 def _lost(

@@ -301,6 +301,7 @@ class _Writing:
         self._tidied = 0
         self._keys: set[str] = set()
         self._in_flight: deque[Future[None]] = deque()
+        self._stop = threading.Event()
 
     def upsert(self, points: Sequence[models.PointStruct]) -> None:
         """Start writing these; returns when few enough writes are going on."""
@@ -309,7 +310,8 @@ class _Writing:
         self._target.guard()
         for key, own in _by_tenant(points, sharded=self._target.sharded).items():
             where = self._shard(key)
-            for part in [own] if self._embedded else _parts(own):
+            most = self._target.points.most_points
+            for part in [own] if self._embedded else _parts(own, most=most):
                 self._start(where, part)
         self.written += len(points)
         if self._embedded and self.written - self._tidied >= _TIDY_EVERY:
@@ -322,7 +324,8 @@ class _Writing:
             self._in_flight.popleft().result()
 
     def leave(self) -> None:
-        """Give what is in flight some time to end."""
+        """Send nothing any more, and give what is in flight some time to end."""
+        self._stop.set()  # or an attempt made much later would undo what came after
         wait(self._in_flight, timeout=_JOIN_S)
 
     def _start(self, where: Points, points: Sequence[models.PointStruct]) -> None:
@@ -331,7 +334,7 @@ class _Writing:
             return
         while len(self._in_flight) >= _IN_FLIGHT:
             self._in_flight.popleft().result()
-        self._in_flight.append(_started(lambda: _upsert(where, points)))
+        self._in_flight.append(_started(lambda: _upsert(where, points, stop=self._stop)))
 
     def _shard(self, key: str | None) -> Points:
         points = self._target.points
@@ -344,13 +347,19 @@ class _Writing:
         return own
 
 
-def _upsert(where: Points, points: Sequence[models.PointStruct]) -> None:
+def _upsert(
+    where: Points,
+    points: Sequence[models.PointStruct],
+    *,
+    stop: threading.Event | None = None,
+) -> None:
     operation = models.UpsertOperation.model_construct(
         upsert=models.PointsList.model_construct(points=list(points))
     )
     hashes = {str(each.id): (each.payload or {}).get("document_hash") for each in points}
     known = all(isinstance(each, str) for each in hashes.values())
-    where.update([operation], expected={k: str(v) for k, v in hashes.items()} if known else None)
+    expected = {k: str(v) for k, v in hashes.items()} if known else None
+    where.update([operation], expected=expected, stop=stop)
 
 
 def _started(job: Callable[[], None]) -> Future[None]:
@@ -395,13 +404,15 @@ def _by_tenant(points: Iterable[Any], *, sharded: bool) -> dict[str | None, list
     return grouped
 
 
-def _parts(points: Sequence[models.PointStruct]) -> Iterator[list[models.PointStruct]]:
+def _parts(
+    points: Sequence[models.PointStruct], *, most: int
+) -> Iterator[list[models.PointStruct]]:
     """Points in lists that a server takes in one request."""
     part: list[models.PointStruct] = []
     size = 0
     for point in points:
         weight = _weight(point)
-        if part and size + weight > _REQUEST_BYTES:
+        if part and (len(part) == most or size + weight > _REQUEST_BYTES):
             yield part
             part, size = [], 0
         part.append(point)

@@ -22,6 +22,7 @@ from ragkit.edge import EdgeClient
 from ragkit.embedders import is_cut_of, with_dim
 from ragkit.embeddings import Embedder
 from ragkit.errors import CollectionError, CollectionMismatch, EmbedderUnavailable
+from ragkit.failures import Failure, kind_of
 from ragkit.manifest import Manifest
 from ragkit.moving.filling import (
     Source,
@@ -72,7 +73,7 @@ class RebuildReport:
         recall: Of its 10 nearest neighbours by default search against exact search, averaged; None
             without dense vectors.
         overlap: How many of the 10 nearest neighbours by the old vectors are among those by the
-            cut ones, both exact; None if no vector was cut.
+            cut ones, both exact; None if no vector was cut, or the server forbids exact searches.
         resumed: Whether an interrupted run had begun it.
         dropped: Versions that were begun with other settings and never completed.
         pruned: Older versions that were deleted at the end.
@@ -237,7 +238,9 @@ def _planned(
         embedder=new,
         quantization=kind,
         vectors=_way(held.embedder, fingerprint),
-        inherited=inherited(info, held, was_embedded=is_embedded, embedded=is_embedded),
+        inherited=inherited(
+            info, held, was_embedded=is_embedded, embedded=is_embedded, asked=settings
+        ),
         settings=settings,
     )
 
@@ -347,12 +350,14 @@ class _Rebuild:
             getattr(plan.embedder, "close", lambda: None)()
             raise
         check_counts(version, last)
-        hand_over(version, plan.collection, plan.inherited)
-        return self._report(version, source, last, recall=found, overlap=lost, pruning=pruning)
+        dropped = hand_over(version, plan.collection, plan.inherited, source.points)
+        return self._report(
+            version, source, last, recall=found, overlap=lost, dropped=dropped, pruning=pruning
+        )
 
     def _begun(self) -> Version:
         plan = self._plan
-        settings: Settings = {**plan.inherited.settings, **plan.settings}
+        settings = plan.inherited.settings
         maker = Collection(plan.client, plan.name, quantization=plan.quantization, **settings)
         custom = plan.quantization.config if plan.quantization.name == "custom" else None
         return begin(
@@ -405,7 +410,13 @@ class _Rebuild:
         if self._plan.vectors != "cut":
             return None
         old = Collection(self._plan.client, self._plan.current)
-        return overlap(old, version.collection, sample_of(old, size))
+        try:
+            return overlap(old, version.collection, sample_of(old, size))
+        except Exception as exc:
+            # Strict mode may forbid exact searches; nothing depends on this number.
+            if kind_of(exc) is not Failure.REFUSED:
+                raise
+            return None
 
     def _report(
         self,
@@ -415,14 +426,18 @@ class _Rebuild:
         *,
         recall: float | None,
         overlap: float | None,
+        dropped: tuple[str, ...],
         pruning: bool,
     ) -> RebuildReport:
         plan = self._plan
         notes = list(plan.inherited.notes)
-        if not plan.is_embedded and state_of(source.points, page=source.page) != last.state:
+        if state_of(source.points, page=source.page) != last.state:
+            kept = ", and it is kept" if pruning else ""
             notes.append(
                 f"something wrote to {plan.current!r} while the name moved on: index that again"
+                + kept
             )
+            pruning = False
         usage, before = _usage_of(plan.embedder), self._usage_before
         return RebuildReport(
             name=version.name,
@@ -435,7 +450,7 @@ class _Rebuild:
             recall=recall,
             overlap=overlap,
             resumed=version.resumed,
-            dropped=version.dropped,
+            dropped=dropped,
             pruned=prune(plan.collection) if pruning else (),
             usage=usage.since(before) if self._embedding and usage and before else None,
             notes=tuple(notes),

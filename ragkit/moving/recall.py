@@ -42,7 +42,8 @@ class Probe:
 
 def sample_of(collection: Collection, size: int) -> list[Probe]:
     """The first vectors in the order of ids; ids are hashes, so that is a random sample."""
-    points = Points(collection.client, collection.name)
+    strict = collection.config.strict_mode_config
+    points = Points(collection.client, collection.name, strict=strict)
     records = islice(points.scroll(fields=[TENANT], vectors=[DENSE], page=_PAGE), size)
     return [
         Probe(
