@@ -80,7 +80,7 @@ def index(
     embedder: Annotated[
         str | None,
         typer.Option(
-            help="gemini, none (keyword search) or hash (for trying out).  "
+            help="gemini, local (all-MiniLM-L6-v2), none (keyword search) or hash (to try out).  "
             "[default: the collection's own, else gemini with a key, else none]"
         ),
     ] = None,

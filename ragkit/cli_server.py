@@ -55,7 +55,7 @@ def rebuild(
     db: Db = None,
     embedder: Annotated[
         str | None,
-        typer.Option(help="gemini, none (keyword search) or hash.  [default: the same]"),
+        typer.Option(help="gemini, local, none (keyword search) or hash.  [default: the same]"),
     ] = None,
     model: Model = None,
     dim: Dim = None,

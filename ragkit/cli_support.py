@@ -214,21 +214,24 @@ def embedder_for_writing(
     from ragkit.embeddings import HashEmbedder
     from ragkit.gemini.client import find_key
     from ragkit.gemini.embedder import GeminiEmbedder
+    from ragkit.local.minilm import LocalEmbedder
 
     if kind is None and model is None and dim is None and client.collection_exists(name):
         return embedder_of(Collection(client, name).open().embedder, rpm=rpm, tpm=tpm)
     if kind is None:
         kind = "gemini" if model is not None or find_key() is not None else fallback
-    if kind not in ("gemini", "none", "hash"):
-        raise typer.BadParameter(f"expected --embedder gemini, none or hash, got {kind!r}")
+    if kind not in ("gemini", "local", "none", "hash"):
+        raise typer.BadParameter(f"expected --embedder gemini, local, none or hash, got {kind!r}")
     if model is not None and kind != "gemini":
         raise typer.BadParameter("--model goes with --embedder gemini")
-    if dim is not None and kind == "none":
+    if dim is not None and kind in ("none", "local"):
         raise typer.BadParameter("--dim goes with --embedder gemini or hash")
     given: dict[str, Any] = {} if dim is None else {"dim": dim}
     if kind == "gemini":
         given |= {} if model is None else {"model": model}
         return GeminiEmbedder(**given, rpm=rpm, tpm=tpm)
+    if kind == "local":
+        return LocalEmbedder()
     return HashEmbedder(**given) if kind == "hash" else None
 
 

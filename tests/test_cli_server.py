@@ -103,7 +103,7 @@ def test_a_rebuild_that_finds_too_little_ends_in_one_line(here: Path) -> None:
     ("arguments", "message"),
     [
         (("nothing",), "no collection 'nothing': there are docs"),
-        (("docs", "--embedder", "word2vec"), "expected --embedder gemini, none or hash"),
+        (("docs", "--embedder", "word2vec"), "expected --embedder gemini, local, none or hash"),
         (("docs", "--embedder", "none", "--dim", "8"), "--dim goes with"),
         (("docs", "--embedder", "hash", "--model", "m"), "--model goes with"),
         (("docs", "--quantization", "magic"), "expected a quantization"),
