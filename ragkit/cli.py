@@ -322,12 +322,16 @@ def _document(name: str, held: Mapping[str, frozenset[str]]) -> tuple[str, str]:
 
 
 def _explain_search(docs: Collection) -> None:
-    from ragkit.console import console
+    from ragkit.console import console, one_line
+    from ragkit.local.minilm import is_installed
 
     if docs.embedder is None:
+        local = "" if is_installed() else ' (pip install "ragkit[local]" first)'
         console().print(
-            "Keyword search (BM25): it finds words, not meanings. To search by meaning, set "
-            "GEMINI_API_KEY and index with --embedder gemini under another --collection."
+            "Keyword search (BM25): it finds words, not meanings. To search by meaning: ragkit "
+            f"rebuild {one_line(docs.name)} --embedder local{local}, or --embedder gemini with "
+            "GEMINI_API_KEY set.",
+            markup=False,
         )
 
 

@@ -14,6 +14,7 @@ from qdrant_standin import running
 
 from ragkit.chunks import Chunk
 from ragkit.collection import Collection
+from ragkit.doctor import repairs
 from ragkit.doctor.examination import Examination, Finding, examine, is_ours, repair
 from ragkit.documents import Document
 from ragkit.edge import EdgeClient
@@ -272,6 +273,58 @@ def test_chunks_of_another_version_are_deleted_beside_a_complete_document(
     assert said == ["deleted 1 chunk of other versions"]
     assert left.findings == ()
     assert stored(client) == before
+
+
+def test_a_chunk_that_an_indexing_run_writes_meanwhile_is_not_taken_for_the_old_one(
+    edge: EdgeClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = indexed(edge, folder)
+    before = stored(edge)
+    id_ = chunk(folder, "bananas.txt", 3)
+    old = {**before[chunk(folder, "bananas.txt", 0)], "ordinal": 3, "document_hash": "older"}
+    put(edge, docs, id_, old)
+    states = repairs._states
+
+    def overtaken(*arguments: Any) -> Any:
+        seen = states(*arguments)
+        put(edge, docs, id_, {**old, "document_hash": "newer"})
+        return seen
+
+    monkeypatch.setattr(repairs, "_states", overtaken)
+    mend(edge)
+    assert stored(edge)[id_]["document_hash"] == "newer"
+
+
+def test_a_strict_server_is_asked_for_no_more_than_it_allows(
+    rest_client: QdrantClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indexed(rest_client, folder)
+    rest_client.update_collection(
+        "notes",
+        strict_mode_config=models.StrictModeConfig(
+            enabled=True, max_timeout=7, condition_max_size=1
+        ),
+    )
+    for source in ("keys.md", "bananas.txt"):
+        rest_client.set_payload("notes", {"chunk_count": 9}, points=[chunk(folder, source, 0)])
+    scroll = QdrantClient.scroll
+    asked: list[tuple[int | None, int]] = []
+
+    def watched(self: QdrantClient, *names: Any, **options: Any) -> Any:
+        conditions = (options["scroll_filter"] or models.Filter()).must or []
+        values = [
+            each.match.any
+            for each in conditions
+            if hasattr(each, "match") and isinstance(each.match, models.MatchAny)
+        ]
+        asked.append((options["timeout"], max(map(len, values), default=0)))
+        return scroll(self, *names, **options)
+
+    monkeypatch.setattr(QdrantClient, "scroll", watched)
+    said, left = mend(rest_client)
+    assert (said[0].partition(" of ")[0], left.findings) == ("indexed 2 documents", ())
+    assert {timeout for timeout, _ in asked} == {7}
+    assert max(size for _, size in asked) == 1
 
 
 def test_damage_is_found_and_mended_in_each_tenants_part(client: QdrantBase, folder: Path) -> None:

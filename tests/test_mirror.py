@@ -221,6 +221,7 @@ def test_requests_hold_all_points_in_order_and_few_bytes(sizes: list[int], dim: 
     parts = list(module._parts(points, most=30))
     assert [point for part in parts for point in part] == points
     assert all(part for part in parts)
+    assert all(len(part) <= 30 for part in parts)
     for part in parts:
         weight: int = sum(len(point.payload["text"]) + dim * 12 for point in part)  # type: ignore[index,misc]
         assert weight <= module._REQUEST_BYTES or len(part) == 1

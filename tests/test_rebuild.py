@@ -40,6 +40,7 @@ from ragkit.embeddings import HashEmbedder
 from ragkit.errors import CollectionError, CollectionMismatch, EmbedderUnavailable, TextsRefused
 from ragkit.indexer import Indexer
 from ragkit.moving import filling
+from ragkit.moving.copying import copy
 from ragkit.moving.mirror import Filling
 from ragkit.moving.rebuild import prune, rebuild
 from ragkit.retriever import Retriever
@@ -563,6 +564,25 @@ def test_settings_and_indexes_of_the_users_own_come_along(remote: QdrantBase) ->
     assert {k: (v.data_type, v.params) for k, v in new.payload_schema.items()} == {
         k: (v.data_type, v.params) for k, v in old.payload_schema.items()
     }
+
+
+def test_a_strict_server_is_asked_within_its_limits(
+    remote: QdrantBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indexed(remote)
+    strict = models.StrictModeConfig(enabled=True, max_timeout=7, upsert_max_batchsize=3)
+    remote.update_collection("docs", strict_mode_config=strict)
+    scroll = QdrantClient.scroll
+    asked: dict[str, set[int]] = {}
+
+    def watched(self: QdrantClient, name: str, **options: Any) -> Any:
+        asked.setdefault(name, set()).add(options["timeout"])
+        return scroll(self, name, **options)
+
+    monkeypatch.setattr(QdrantClient, "scroll", watched)
+    rebuild(docs(remote))
+    copy(docs(remote), remote, name="twin")
+    assert asked["docs.v1"] == asked["docs.v2"] - {60} == {7}
 
 
 def test_metadata_of_the_users_own_come_along(client: QdrantBase) -> None:

@@ -173,7 +173,8 @@ class _Visit:
     def _look_at_points(self, manifest: Manifest, *, full: bool) -> None:
         case, tenant = self._case, self._collection.tenant
         key = tenant if manifest.tenancy == "shard" else None
-        points = Points(case.client, case.name, tenant=tenant, shard_key=key)
+        strict = case.info.config.strict_mode_config
+        points = Points(case.client, case.name, tenant=tenant, shard_key=key, strict=strict)
         advice = Advice(name=case.name, unreadable=partial(unreadable, self._collection, manifest))
         census = take_census(points, manifest.tenancy, page=self._page)
         self._documents, self._points = len(census.documents), census.points

@@ -144,7 +144,7 @@ def _sweep(collection: Collection, manifest: Manifest, finding: Finding) -> Iter
     docs = _of_tenant(collection, manifest, finding.tenant)
     corpus = finding.corpus or ""
     deleted = 0
-    for sources in _paged(finding.subjects):
+    for sources in _paged(finding.subjects, docs):
         states = _states(docs, corpus, sources)
         deleted += sum(_delete_rest(docs, corpus, each) for each in states.values())
     what = f"deleted {counted(deleted, 'chunk')} of other versions"
@@ -216,7 +216,7 @@ class _Again:
         """Do so, and say what was done and what could not be."""
         self._collection.open_for_writing()
         folder = _Folder(self._corpus)
-        for page in _paged(sources):
+        for page in _paged(sources, self._collection):
             for source, state in _states(self._collection, self._corpus, page).items():
                 self._sort(source, state, folder)
         written = self._write(progress)
@@ -260,7 +260,7 @@ class _Again:
         writer = Writer(docs, corpus, ledger, progress=progress, total=len(again))
         writer.write(self._prepared(Preparer(docs, corpus, ledger), writer))
         self._skipped += writer.failed
-        for page in _paged(sorted(again)):
+        for page in _paged(sorted(again), docs):
             for state in _states(docs, corpus, page).values():
                 _delete_rest(docs, corpus, state)
         docs.optimize(if_due=True)
@@ -362,15 +362,16 @@ def _delete_rest(docs: Collection, corpus: str, state: _State) -> int:
 
 
 def _delete(docs: Collection, corpus: str, ids: Sequence[str], *must: models.Condition) -> int:
-    for page in _paged(ids):
+    for page in _paged(ids, docs):
         these = models.HasIdCondition(has_id=list(page))
         docs.points.delete(of_corpus(corpus, these, *must))
     return len(ids)
 
 
-def _paged(items: Sequence[str]) -> Iterator[Sequence[str]]:
-    for i in range(0, len(items), _PAGE):
-        yield items[i : i + _PAGE]
+def _paged(items: Sequence[str], docs: Collection) -> Iterator[Sequence[str]]:
+    size = min(_PAGE, docs.points.most_values)
+    for i in range(0, len(items), size):
+        yield items[i : i + size]
 
 
 _BEFORE: Mapping[Kind, Mender] = {"index": _index, "optimizer": _release, "orphan": _drop}

@@ -34,13 +34,15 @@ def is_orphan(client: QdrantBase, name: str) -> bool:
     """Whether nothing would be lost with a collection: ragkit's, empty, finished and nameless."""
     if base(name) is None or name in aliased(client).values() or not client.collection_exists(name):
         return False
-    manifest = _manifest(name, _info(client, name))
-    return manifest is not None and manifest.filling is None and is_empty(client, name)
+    info = _info(client, name)
+    manifest = _manifest(name, info)
+    return manifest is not None and manifest.filling is None and is_empty(client, name, info)
 
 
-def is_empty(client: QdrantBase, name: str) -> bool:
+def is_empty(client: QdrantBase, name: str, info: models.CollectionInfo) -> bool:
     """Whether it holds no point; asked so that no server forbids it."""
-    return next(Points(client, name).pages(fields=False, page=1), None) is None
+    points = Points(client, name, strict=info.config.strict_mode_config)
+    return next(points.pages(fields=False, page=1), None) is None
 
 
 def aliased(client: QdrantBase) -> dict[str, str]:
@@ -82,7 +84,7 @@ def _unnamed(case: Case, version: str, info: models.CollectionInfo) -> Iterator[
         return
     if manifest.filling is not None:
         yield _unfinished(version, manifest, "warning")
-    elif is_empty(case.client, version):
+    elif is_empty(case.client, version, info):
         yield Finding(
             kind="orphan",
             severity="warning",

@@ -141,6 +141,12 @@ class _Plan:
         return isinstance(self.destination, EdgeClient)
 
     @property
+    def points(self) -> Points:
+        """All that there is to copy."""
+        strict = self.info.config.strict_mode_config
+        return Points(self.source, self.physical, strict=strict)
+
+    @property
     def page(self) -> int:
         return page_of(self.held.dim, self.info.config)
 
@@ -187,7 +193,7 @@ def _begun(plan: _Plan) -> Version:
             filling=plan.physical,
             tenancy="payload" if by_key else plan.held.tenancy,
         ),
-        source=Points(plan.source, plan.physical),
+        source=plan.points,
         page=plan.page,
         quantization=custom and placed(custom, embedded=plan.is_to_edge),
         instead_of=None,
@@ -197,7 +203,7 @@ def _begun(plan: _Plan) -> Version:
 
 def _origin(plan: _Plan) -> Source:
     return Source(
-        points=Points(plan.source, plan.physical),
+        points=plan.points,
         change=copied(plan.destination),
         vectors=(BM25,) if plan.held.dim is None else (DENSE, BM25),
         page=plan.page,

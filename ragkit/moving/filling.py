@@ -178,7 +178,7 @@ def begin(
         if held is None:
             continue
         if found is None and _alike(held, wanted) and _made_so(maker, each, quantization, settings):
-            own = Points(maker.client, each)
+            own = _all_points(maker.client, each)
             if held.filling is not None or _is_copy(own, source, page):
                 found = each
                 continue
@@ -263,7 +263,7 @@ def check_counts(version: Version, last: Mirrored) -> None:
     Raises:
         CollectionError: It has not.
     """
-    points = Points(version.collection.client, version.own_name)
+    points = _all_points(version.collection.client, version.own_name)
     heads = models.Filter(must=[match("ordinal", 0)])
     held = (points.count(), points.count(heads))
     if held != (last.points, last.documents):
@@ -427,7 +427,13 @@ def _alike(held: Manifest, wanted: Manifest) -> bool:
 
 
 def _is_empty(client: QdrantBase, version: str) -> bool:
-    return next(Points(client, version).pages(fields=False, page=1), None) is None
+    return next(_all_points(client, version).pages(fields=False, page=1), None) is None
+
+
+def _all_points(client: QdrantBase, version: str) -> Points:
+    """The points of a version, asked for as a strict server wants it."""
+    info = deliver(lambda: client.get_collection(version), what=f"reading collection {version!r}")
+    return Points(client, version, strict=info.config.strict_mode_config)
 
 
 def _is_copy(made: Points, source: Points, page: int) -> bool:

@@ -199,6 +199,12 @@ class _Plan:
         return self.vectors in ("copied", "cut") and self.held.dim is not None
 
     @property
+    def points(self) -> Points:
+        """All that there is to bring over."""
+        strict = self.info.config.strict_mode_config
+        return Points(self.client, self.current, strict=strict)
+
+    @property
     def page(self) -> int:
         return page_of(self.held.dim if self.keeps_dense else None, self.info.config)
 
@@ -363,7 +369,7 @@ class _Rebuild:
         return begin(
             maker,
             plan.wanted,
-            source=Points(plan.client, plan.current),
+            source=plan.points,
             page=plan.page,
             quantization=custom and placed(custom, embedded=plan.is_embedded),
             instead_of=plan.current,
@@ -373,7 +379,7 @@ class _Rebuild:
     def _source(self, version: Version) -> Source:
         plan = self._plan
         return Source(
-            points=Points(plan.client, plan.current),
+            points=plan.points,
             change=self._change(version),
             vectors=(DENSE, BM25) if plan.keeps_dense else (BM25,),
             page=plan.page,

@@ -98,7 +98,8 @@ def _answers(
     collection: Collection, sample: Sequence[Probe], *, exact: bool
 ) -> Iterator[list[models.ScoredPoint]]:
     """For each of the sample its neighbours, best first, without itself."""
-    points = Points(collection.client, collection.name)
+    strict = collection.config.strict_mode_config
+    points = Points(collection.client, collection.name, strict=strict)
     manifest = collection.open(unfinished=True)
     info = deliver(
         lambda: collection.client.get_collection(collection.name),
