@@ -138,7 +138,10 @@ class Address:
         said = self.redact(reason(failed))
         kind = kind_of(failed)
         if kind is Failure.DENIED and self.key is None:
-            return StoreDenied(f"{self} wants an API key ({said}): pass it as api_key")
+            return StoreDenied(
+                f"{self} wants an API key ({said}): pass it as api_key, or set QDRANT_API_KEY for "
+                "the command line"
+            )
         if kind is Failure.DENIED:
             return StoreDenied(f"{self} does not accept this API key ({said})")
         if kind is Failure.UNREACHABLE:

@@ -46,6 +46,7 @@ from ragkit.server import TURBO_QUANTIZATION, require, require_minimum
 from ragkit.sparse import Bm25Encoder
 from ragkit.tenancy import check_tenant
 from ragkit.versions import (
+    check_name,
     create_version,
     drop_version,
     drop_versions,
@@ -96,8 +97,8 @@ class Collection:
             `replication_factor`, `hnsw_config` and others.
 
     Raises:
-        ValueError: An unknown quantization or language, a blank tenant, or a chunker that makes
-            chunks longer than the embedder reads.
+        ValueError: A name that no collection can have, an unknown quantization or language, a
+            blank tenant, or a chunker that makes chunks longer than the embedder reads.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class Collection:
         shard_by_tenant: bool = False,
         **settings: Unpack[Settings],
     ) -> None:
+        check_name(name)
         check_tenant(tenant)
         self.client = client
         self.name = name
@@ -126,7 +128,6 @@ class Collection:
         self._shard_by_tenant = shard_by_tenant
         self._settings = settings
         self._opened: _Opened | None = None
-        # Are they known ones?
         Bm25Encoder(avg_len=1.0, language=_DEFAULT_LANGUAGE if language is None else language)
         if chunker is not None:
             chunker_fingerprint(chunker)

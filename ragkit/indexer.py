@@ -17,6 +17,7 @@ from ragkit.collection import Collection
 from ragkit.documents import Document, Skipped
 from ragkit.edge import EdgeClient
 from ragkit.errors import CollectionNotFound, DocumentError, EmbedderUnavailable
+from ragkit.failures import Failure, kind_of
 from ragkit.ledger import Ledger, of_corpus, read_ledger, stored_vectors
 from ragkit.manifest import check_tenancy
 from ragkit.optimizer import wait_until_indexed
@@ -27,6 +28,7 @@ from ragkit.reports import IndexPlan, IndexReport, ProgressCallback
 from ragkit.schema import chunk_hash, embedding_title, match_any
 from ragkit.tokens import estimate_tokens
 from ragkit.usage import Forecast, Usage
+from ragkit.versions import check_unmoved
 from ragkit.writer import Writer
 
 _DELETE_PAGE = 500
@@ -255,6 +257,14 @@ class _Run:
                 "kept: run again to go on from here"
             )
             raise
+        except Exception as exc:
+            if kind_of(exc) is Failure.NOT_FOUND:
+                name = self._collection.name
+                raise CollectionNotFound(
+                    f"collection {name!r} was deleted or rebuilt while this run wrote to it: run "
+                    "again"
+                ) from exc
+            raise
         self.skip(self._writer.failed)
         stale = [skipped.source for skipped in self._skipped if skipped.stale]
         self.remove([source for source in stale if self.ledger.holds(source)])
@@ -288,6 +298,8 @@ class _Run:
     def finish(self) -> IndexReport:
         if self._writer.chunks:
             self._collection.optimize(if_due=self._writer.chunks < _OPTIMIZE_FROM)
+        if self._writer.chunks or self._removed:
+            check_unmoved(self._collection.client, self._collection.name, self._collection.version)
         if self._bulk and not self._collection.embedded and self._collection.exists():
             client, name = self._collection.client, self._collection.version
             wait_until_indexed(client, name, progress=self._writer.show)

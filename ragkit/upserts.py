@@ -86,7 +86,14 @@ class Upserts:
                 str(point.id): row.prepared.document_hash
                 for point, row in zip(points, part, strict=True)
             }
-            self._collection.points.update(operations, expected=expected, stop=stop)
+            # What is broken may have points of these very hashes that are to be mended.
+            known = None if any(map(self._may_be_broken, part)) else expected
+            self._collection.points.update(operations, expected=known, stop=stop)
+
+    def _may_be_broken(self, row: Row) -> bool:
+        return row.chunk.source in self._ledger.broken or (
+            row.prepared.document_hash in self._ledger.stray
+        )
 
     def _parts(self, rows: Iterable[Row]) -> Iterator[list[Row]]:
         """Rows in lists that a server takes in one request."""

@@ -18,6 +18,9 @@ from ragkit.errors import CollectionError, CollectionMismatch
 from ragkit.failures import Failure, kind_of
 from ragkit.manifest import Manifest
 
+_LONGEST = 240
+_FORBIDDEN_CHARACTERS = '< > : " / \\ | ? *'
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
 _VERSION = re.compile(r"(?P<name>.+)\.v(?P<number>[1-9][0-9]*)", re.DOTALL)
 
 
@@ -50,9 +53,38 @@ def versions(client: QdrantBase, name: str) -> list[str]:
 
 
 def next_version(client: QdrantBase, name: str) -> str:
-    """The first version after all that there are."""
-    held = versions(client, name)
-    return version(name, number(held[-1]) + 1 if held else 1)
+    """The first version after all that there are, whose name is not taken by an alias."""
+    taken = {*versions(client, name), *_aliases(client)}
+    return version(name, 1 + max((number(each) for each in taken if base(each) == name), default=0))
+
+
+def check_name(name: str) -> None:
+    """Refuse what no collection can be called, or no version of it.
+
+    Raises:
+        ValueError: It is too long, or has a character in it that Qdrant does not take.
+    """
+    # Qdrant takes 255 (lib/common/common/src/validation.rs), in bytes where it names a folder.
+    room = 255 if base(name) else _LONGEST
+    if not name or len(name.encode("utf-8", "replace")) > room or _FORBIDDEN.search(name):
+        raise ValueError(
+            f"expected a collection name of 1 to {_LONGEST} bytes without control characters or "
+            f"any of {_FORBIDDEN_CHARACTERS}, got {name[:300]!r}"
+        )
+
+
+def check_unmoved(client: QdrantBase, name: str, collection: str) -> None:
+    """See that a name still stands for the collection that was written to under it.
+
+    Raises:
+        CollectionError: It does not.
+    """
+    now = physical(client, name)
+    if now != collection:
+        raise CollectionError(
+            f"{name!r} stood for {collection!r} when this run began and stands for {now!r} now: it "
+            "was rebuilt meanwhile, and what this run has written is in the old version; run again"
+        )
 
 
 def create_version(

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,7 +11,7 @@ from ragkit.collection import Collection
 from ragkit.documents import Document
 from ragkit.edge import EdgeClient
 from ragkit.embeddings import HashEmbedder, Vectors
-from ragkit.errors import CollectionError, CollectionMismatch
+from ragkit.errors import CollectionError, CollectionMismatch, CollectionNotFound
 from ragkit.indexer import Indexer
 from ragkit.retriever import Retriever
 from ragkit.versions import base, names, next_version, number, physical, versions
@@ -224,3 +224,53 @@ def test_when_the_old_version_is_deleted_the_new_one_is_found_at_once(client: Qd
     assert opened.version == "docs.v1"
     assert Retriever(opened).search("fruit melon 7", mode="dense", limit=1)[0].source == "d7"
     assert opened.version == "docs.v2"
+
+
+def test_a_run_during_which_the_name_moves_says_that_its_writes_are_in_the_old_version(
+    client: QdrantBase,
+) -> None:
+    docs = Collection(client, "docs", embedder=HashEmbedder(32))
+    Indexer(docs).add(FRUIT[:3])
+
+    def meanwhile() -> Iterator[Document]:
+        yield FRUIT[3]
+        other = Collection(client, "docs", embedder=HashEmbedder(32))
+        other.use_version(other.create_version(docs.manifest))
+        yield FRUIT[4]
+
+    with pytest.raises(CollectionError, match=r"stands for 'docs\.v2' now.*run again"):
+        Indexer(docs).add(meanwhile())
+    again = Indexer(Collection(client, "docs", embedder=HashEmbedder(32)))
+    assert again.add(FRUIT[:5]).added == 5
+
+
+def test_a_run_whose_collection_goes_says_so(client: QdrantBase) -> None:
+    docs = Collection(client, "docs", embedder=HashEmbedder(32))
+    Indexer(docs).add(FRUIT[:3])
+
+    def meanwhile() -> Iterator[Document]:
+        Collection(client, "docs").drop()
+        yield FRUIT[4]
+
+    with pytest.raises(CollectionNotFound, match="was deleted or rebuilt while this run wrote"):
+        Indexer(docs).add(meanwhile())
+
+
+def test_the_next_version_passes_over_names_that_aliases_have(client: QdrantBase) -> None:
+    Indexer(Collection(client, "docs")).add([DOCUMENT])
+    alias(client, "docs.v2", "docs.v1")
+    assert next_version(client, "docs") == "docs.v3"
+    docs = Collection(client, "docs")
+    assert docs.create_version(replace(docs.open(), filling="docs.v1")) == "docs.v3"
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a:b", 'a"b', "a\nb", "x" * 241, "ä" * 121, "a\\b"])
+def test_what_cannot_be_a_name_is_refused_before_anything_is_embedded(
+    edge: EdgeClient, name: str
+) -> None:
+    class Unused(HashEmbedder):
+        def embed_documents(self, texts: Sequence[str], *, titles: Sequence[str]) -> Vectors:
+            raise AssertionError("nothing should have been embedded")
+
+    with pytest.raises(ValueError, match=r"[Cc]ollection name"):
+        Indexer(Collection(edge, name, embedder=Unused(32))).add([DOCUMENT])
