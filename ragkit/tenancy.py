@@ -15,6 +15,8 @@ def scoped(where: models.Filter | None, tenant: str | None) -> models.Filter | N
     if tenant is None:
         return where
     own = models.FieldCondition(key=TENANT, match=models.MatchValue(value=tenant))
+    if where is not None and isinstance(where.must, list) and own in where.must:
+        return where  # it is narrowed already: whatever else it says, this must hold
     return models.Filter(must=[own] if where is None else [own, where])
 
 
