@@ -1,4 +1,4 @@
-"""What goes over the wire, written down: the requests by which a collection is made and searched."""
+"""What goes over the wire, written down: how a collection is made, filled and searched."""
 
 from __future__ import annotations
 
