@@ -480,7 +480,7 @@ def _delete(
 
 def _let_go(collection: Collection) -> tuple[str, ...]:
     """Let a server's optimizer go that a killed bulk load has left held back."""
-    if collection.embedded or not release(collection):
+    if collection.manifest.held_threads is None or not release(collection):
         return ()
     return ("the optimizer was held back by a bulk load that was killed, or goes on: let go",)
 

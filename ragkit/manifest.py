@@ -11,7 +11,7 @@ from ragkit.embeddings import Embedder
 from ragkit.errors import CollectionMismatch
 
 SCHEMA_VERSION = 1
-_KEY = "ragkit"
+KEY = "ragkit"  # in a collection's metadata
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +48,11 @@ class Manifest:
 
     def to_metadata(self) -> dict[str, Any]:
         """The collection metadata that holds this manifest."""
-        return {_KEY: asdict(self)}
+        return {KEY: asdict(self)}
 
     def alike(self, metadata: Mapping[str, Any] | None) -> bool:
         """Whether these metadata are of a collection that was to be made as this one is."""
-        held = (metadata or {}).get(_KEY)
+        held = (metadata or {}).get(KEY)
         measured = {"avg_len": self.avg_len, "created_with": self.created_with}
         return isinstance(held, Mapping) and {**held, **measured} == asdict(self)
 
@@ -63,7 +63,7 @@ class Manifest:
         Raises:
             CollectionMismatch: There is none, or it is of a later ragkit.
         """
-        fields = (metadata or {}).get(_KEY)
+        fields = (metadata or {}).get(KEY)
         if not isinstance(fields, Mapping):
             raise CollectionMismatch(
                 f"collection {name!r} was not made by ragkit (its metadata has no manifest): "

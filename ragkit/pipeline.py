@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -87,5 +87,22 @@ def batched(items: Iterable[T], size: int) -> Generator[list[T], None, None]:
         if len(batch) == size:
             yield batch
             batch = []
+    if batch:
+        yield batch
+
+
+def batched_within(
+    items: Iterable[T], *, weigh: Callable[[T], int], most: int, heaviest: int
+) -> Generator[list[T], None, None]:
+    """Lists of at most `most` items that weigh at most `heaviest`; a heavier one stands alone."""
+    batch: list[T] = []
+    total = 0
+    for item in items:
+        weight = weigh(item)
+        if batch and (len(batch) == most or total + weight > heaviest):
+            yield batch
+            batch, total = [], 0
+        batch.append(item)
+        total += weight
     if batch:
         yield batch

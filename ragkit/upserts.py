@@ -13,6 +13,7 @@ from ragkit.chunks import Chunk
 from ragkit.collection import Collection
 from ragkit.embeddings import Vectors
 from ragkit.ledger import Ledger, of_corpus
+from ragkit.pipeline import batched_within
 from ragkit.prepare import Prepared
 from ragkit.schema import BM25, DENSE, lexical_text, match_any, payload, point_id
 from ragkit.sparse import Bm25Encoder
@@ -99,17 +100,7 @@ class Upserts:
         """Rows in lists that a server takes in one request."""
         points = self._collection.points
         most = min(MAX_CHUNKS, points.most_points, points.most_values)
-        part: list[Row] = []
-        size = 0
-        for row in rows:
-            weight = self._weight(row)
-            if part and (len(part) == most or size + weight > MAX_BATCH_BYTES):
-                yield part
-                part, size = [], 0
-            part.append(row)
-            size += weight
-        if part:
-            yield part
+        return batched_within(rows, weigh=self._weight, most=most, heaviest=MAX_BATCH_BYTES)
 
     def _weight(self, row: Row) -> int:
         """About how many bytes a row takes in a request."""

@@ -35,14 +35,13 @@ from ragkit.doctor.point_checks import (
 from ragkit.doctor.repairs import repaired, unreadable
 from ragkit.doctor.version_checks import aliased, check_versions
 from ragkit.errors import CollectionMismatch, CollectionNotFound, StoreCorrupt, StoreLocked
-from ragkit.manifest import Manifest
+from ragkit.manifest import KEY, Manifest
 from ragkit.points import Points
 from ragkit.reports import ProgressCallback
 from ragkit.versions import base, physical
 
 __all__ = ["Examination", "Finding", "Repair", "examine", "is_ours", "repair"]
 
-MANIFEST = "ragkit"  # the key in a collection's metadata, see `manifest`
 
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 _LONG_PAGE = 5_000  # of records with a few short fields
@@ -107,7 +106,7 @@ def is_ours(client: QdrantBase, name: str) -> bool:
         info = deliver(lambda: client.get_collection(name), what=f"reading collection {name!r}")
     except (StoreCorrupt, StoreLocked):
         return True
-    return MANIFEST in (info.config.metadata or {})
+    return KEY in (info.config.metadata or {})
 
 
 class _Visit:

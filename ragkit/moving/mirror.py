@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -21,10 +20,11 @@ from qdrant_client.client_base import QdrantBase
 from ragkit.edge import EdgeClient
 from ragkit.errors import CollectionError
 from ragkit.packing import speaks_grpc
-from ragkit.pipeline import in_background
+from ragkit.pipeline import batched_within, in_background
 from ragkit.points import Points
 from ragkit.schema import DENSE
 from ragkit.tenancy import TENANT
+from ragkit.window import Window
 
 _PAGE_BYTES = 24_000_000  # in memory, of a page with its vectors; some pages are there at once
 _BYTES_PER_NUMBER = 32  # of a vector as a Python list
@@ -35,7 +35,6 @@ _REQUEST_BYTES = 4_000_000  # a server takes 32 MB; over REST each takes many ti
 _JSON_BYTES_PER_NUMBER = 12
 _IN_FLIGHT = 4  # requests to a server; the embedded engine does one thing at a time
 _AHEAD = 1  # pages read while one is written
-_JOIN_S = 5.0  # how long a run that fails waits for requests in flight
 # The embedded engine holds in memory what is not indexed yet, some 4 KB a chunk.
 _TIDY_EVERY = 20_000  # points
 
@@ -300,8 +299,7 @@ class _Writing:
         self._embedded = isinstance(target.points.client, EdgeClient)
         self._tidied = 0
         self._keys: set[str] = set()
-        self._in_flight: deque[Future[None]] = deque()
-        self._stop = threading.Event()
+        self._window: Window[None] = Window(1 if self._embedded else _IN_FLIGHT)
 
     def upsert(self, points: Sequence[models.PointStruct]) -> None:
         """Start writing these; returns when few enough writes are going on."""
@@ -320,21 +318,24 @@ class _Writing:
 
     def settle(self) -> None:
         """Return when all is written."""
-        while self._in_flight:
-            self._in_flight.popleft().result()
+        while self._window:
+            self._settle_oldest()
 
     def leave(self) -> None:
         """Send nothing any more, and give what is in flight some time to end."""
-        self._stop.set()  # or an attempt made much later would undo what came after
-        wait(self._in_flight, timeout=_JOIN_S)
+        self._window.leave()  # or an attempt made much later would undo what came after
 
     def _start(self, where: Points, points: Sequence[models.PointStruct]) -> None:
+        while self._window.is_full:
+            self._settle_oldest()
+        self._window.begin(None, lambda: _upsert(where, points, stop=self._window.stopped))
         if self._embedded:
-            _upsert(where, points)
-            return
-        while len(self._in_flight) >= _IN_FLIGHT:
-            self._in_flight.popleft().result()
-        self._in_flight.append(_started(lambda: _upsert(where, points, stop=self._stop)))
+            self._settle_oldest()
+
+    def _settle_oldest(self) -> None:
+        _, error = self._window.settle()
+        if error is not None:
+            raise error
 
     def _shard(self, key: str | None) -> Points:
         points = self._target.points
@@ -351,7 +352,7 @@ def _upsert(
     where: Points,
     points: Sequence[models.PointStruct],
     *,
-    stop: threading.Event | None = None,
+    stop: threading.Event,
 ) -> None:
     operation = models.UpsertOperation.model_construct(
         upsert=models.PointsList.model_construct(points=list(points))
@@ -360,22 +361,6 @@ def _upsert(
     known = all(isinstance(each, str) for each in hashes.values())
     expected = {k: str(v) for k, v in hashes.items()} if known else None
     where.update([operation], expected=expected, stop=stop)
-
-
-def _started(job: Callable[[], None]) -> Future[None]:
-    """The job, going on in a thread: a daemon, so that a process can end without its server."""
-    future: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            job()
-        except BaseException as exc:  # noqa: BLE001  (handed to whoever asks for the result)
-            future.set_exception(exc)
-        else:
-            future.set_result(None)
-
-    threading.Thread(target=run, name="ragkit-write", daemon=True).start()
-    return future
 
 
 def _delete_others(source: Points, target: Target, page: int) -> int:
@@ -408,17 +393,7 @@ def _parts(
     points: Sequence[models.PointStruct], *, most: int
 ) -> Iterator[list[models.PointStruct]]:
     """Points in lists that a server takes in one request."""
-    part: list[models.PointStruct] = []
-    size = 0
-    for point in points:
-        weight = _weight(point)
-        if part and (len(part) == most or size + weight > _REQUEST_BYTES):
-            yield part
-            part, size = [], 0
-        part.append(point)
-        size += weight
-    if part:
-        yield part
+    return batched_within(points, weigh=_weight, most=most, heaviest=_REQUEST_BYTES)
 
 
 def _weight(point: models.PointStruct) -> int:
