@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ragkit.async_retriever import AsyncRetriever
     from ragkit.cache import CachedEmbedder
     from ragkit.chunks import Chunk, Chunker
+    from ragkit.citations import Citation
     from ragkit.collection import Collection
     from ragkit.doctor.examination import examine, repair
     from ragkit.doctor.findings import Finding
@@ -45,17 +46,26 @@ if TYPE_CHECKING:
         StoreUnavailable,
         TextsRefused,
     )
+    from ragkit.explain import Explanation, Stage
+    from ragkit.foreign import ForeignSchema
+    from ragkit.foreign_collection import ForeignCollection
     from ragkit.gemini.batch import GeminiBatch
     from ragkit.gemini.embedder import GeminiEmbedder
+    from ragkit.hits import Hit, Hits
     from ragkit.indexer import Indexer
+    from ragkit.local.cross_encoder import CrossEncoderReranker
     from ragkit.local.minilm import LocalEmbedder
     from ragkit.local.sentence_transformer import SentenceTransformerEmbedder
     from ragkit.moving.copying import copy
     from ragkit.moving.rebuild import rebuild
     from ragkit.optimizer import Indexing
+    from ragkit.passages import Passage, Passages
     from ragkit.quantization import Quantization
     from ragkit.reports import CollectionStatus, IndexPlan, IndexReport, Progress
-    from ragkit.retriever import Hit, Retriever
+    from ragkit.reranking import Reranker
+    from ragkit.retriever import Retriever
+    from ragkit.search_flow import UnindexedFilter
+    from ragkit.search_options import SearchOptions
     from ragkit.sparse import Bm25Encoder
     from ragkit.stores import aconnect, connect
     from ragkit.tokens import estimate_tokens
@@ -64,6 +74,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ragkit.async_retriever": ["AsyncRetriever"],
     "ragkit.cache": ["CachedEmbedder"],
+    "ragkit.citations": ["Citation"],
     "ragkit.chunks": ["Chunk", "Chunker"],
     "ragkit.collection": ["Collection"],
     "ragkit.doctor.examination": ["examine", "repair"],
@@ -93,17 +104,26 @@ _HOMES = {
         "StoreUnavailable",
         "TextsRefused",
     ],
+    "ragkit.explain": ["Explanation", "Stage"],
+    "ragkit.foreign": ["ForeignSchema"],
+    "ragkit.foreign_collection": ["ForeignCollection"],
     "ragkit.gemini.batch": ["GeminiBatch"],
     "ragkit.gemini.embedder": ["GeminiEmbedder"],
+    "ragkit.hits": ["Hit", "Hits"],
     "ragkit.indexer": ["Indexer"],
+    "ragkit.local.cross_encoder": ["CrossEncoderReranker"],
     "ragkit.local.minilm": ["LocalEmbedder"],
     "ragkit.local.sentence_transformer": ["SentenceTransformerEmbedder"],
     "ragkit.moving.copying": ["copy"],
     "ragkit.moving.rebuild": ["rebuild"],
     "ragkit.optimizer": ["Indexing"],
+    "ragkit.passages": ["Passage", "Passages"],
     "ragkit.quantization": ["Quantization"],
     "ragkit.reports": ["CollectionStatus", "IndexPlan", "IndexReport", "Progress"],
-    "ragkit.retriever": ["Hit", "Retriever"],
+    "ragkit.reranking": ["Reranker"],
+    "ragkit.retriever": ["Retriever"],
+    "ragkit.search_flow": ["UnindexedFilter"],
+    "ragkit.search_options": ["SearchOptions"],
     "ragkit.sparse": ["Bm25Encoder"],
     "ragkit.stores": ["aconnect", "connect"],
     "ragkit.tokens": ["estimate_tokens"],
@@ -118,23 +138,29 @@ __all__ = [
     "CachedEmbedder",
     "Chunk",
     "Chunker",
+    "Citation",
     "Collection",
     "CollectionError",
     "CollectionMismatch",
     "CollectionNotFound",
     "CollectionStatus",
+    "CrossEncoderReranker",
     "Document",
     "DocumentError",
     "EdgeClient",
     "Embedder",
     "EmbedderUnavailable",
     "EmbeddingError",
+    "Explanation",
     "Finding",
     "Forecast",
+    "ForeignCollection",
+    "ForeignSchema",
     "GeminiBatch",
     "GeminiEmbedder",
     "HashEmbedder",
     "Hit",
+    "Hits",
     "IndexPlan",
     "IndexReport",
     "Indexer",
@@ -142,15 +168,20 @@ __all__ = [
     "LocalEmbedder",
     "MissingDependency",
     "ModelNotFound",
+    "Passage",
+    "Passages",
     "Progress",
     "Quantization",
     "QuotaExhausted",
     "RagkitError",
     "RateLimited",
+    "Reranker",
     "Retriever",
+    "SearchOptions",
     "SentenceTransformerEmbedder",
     "ServerTooOld",
     "Skipped",
+    "Stage",
     "StoreCorrupt",
     "StoreDenied",
     "StoreError",
@@ -158,6 +189,7 @@ __all__ = [
     "StoreLocked",
     "StoreUnavailable",
     "TextsRefused",
+    "UnindexedFilter",
     "Usage",
     "aconnect",
     "connect",

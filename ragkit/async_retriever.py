@@ -4,44 +4,63 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from typing import Generic, TypeVar
-from weakref import WeakKeyDictionary
+from functools import partial
+from typing import Any, Generic, TypeVar, Unpack
 
+import numpy as np
+from numpy.typing import ArrayLike
 from qdrant_client import AsyncQdrantClient, models
-from qdrant_client.conversions import common_types as types
 
-from ragkit.collection import FRESH_S
-from ragkit.delivery import SEARCHING, adeliver
-from ragkit.embeddings import AsyncEmbedder, Embedder, Vectors, aembed_query, embed_query
-from ragkit.errors import CollectionNotFound, StoreDenied
-from ragkit.failures import Failure, kind_of, lacks_shard_key
-from ragkit.manifest import Manifest, check_complete, check_embedder
-from ragkit.search_request import (
-    Hit,
-    Mode,
-    Search,
-    Searchable,
-    hits,
-    query_embedder,
-    query_request,
+from ragkit.async_points import AsyncPoints, sent
+from ragkit.embeddings import (
+    AsyncEmbedder,
+    AsyncQueryBatchEmbedder,
+    Embedder,
+    Vectors,
+    aembed_queries,
+    aembed_query,
+    check_queries,
+    embed_queries,
 )
+from ragkit.errors import CollectionNotFound, StoreDenied
+from ragkit.explain import Explanation, explained
+from ragkit.failures import Failure, kind_of
+from ragkit.foreign import ForeignSchema
+from ragkit.hits import Hits
+from ragkit.manifest import Manifest, check_complete, check_embedder
+from ragkit.passages import Passages
+from ragkit.reranking import Reranker, rerank
+from ragkit.search_flow import (
+    MOST_VALUES,
+    PASSAGE_DEFAULTS,
+    Asked,
+    Embed,
+    Flow,
+    Group,
+    Query,
+    Read,
+    Rerank,
+    Step,
+    Values,
+    as_rows,
+    ask,
+    packed,
+    search,
+)
+from ragkit.search_options import CALL, RETRIEVER, SearchKeywords, settle
+from ragkit.search_request import Searchable
+from ragkit.server import aserver_info
 from ragkit.tenancy import check_tenant
-from ragkit.versions import alias_map, missing, shown
+from ragkit.versions import FRESH_S, alias_map, missing, shown
 
 T = TypeVar("T")
 
-# Calls of one client under way at once; the others wait here, where no time limit runs. All sent
-# at once, 1,000 searches failed by hundreds: over REST each wants a connection (at most 100 in
-# httpx's pool and 5 s to get one; on loopback one file descriptor each), over gRPC a stream, which
-# servers reset beyond their limit, and the calls' deadlines pass while the server gets round to
-# them. With 64 none failed and throughput was the same.
-MAX_IN_FLIGHT = 64
-# Of embedders without coroutines. Threads of its own, since the event loop's few default ones also
-# look up host names: 200 queries waiting there would let connections time out.
-_EMBEDDING_THREADS = 8
+# Of embedders without coroutines and of rerankers. Threads of its own, since the event loop's few
+# default ones also look up host names: 200 queries waiting there would let connections time out.
+_THREADS = 8
 
 
 class AsyncRetriever:
@@ -50,17 +69,21 @@ class AsyncRetriever:
     The collection's manifest is read with the first search, again after the server has refused one
     or found no collection, and every 30 seconds, since a rebuild may have moved the name. Any
     search may be cancelled at any time: no task is left behind, and no other search fails for it. A
-    thread that is embedding ends by itself.
+    thread that is embedding or reranking ends by itself.
 
     Args:
         client: Its event loop is the retriever's; it stays the caller's to close.
         name: The collection's name, or an alias of it.
         embedder: The one the collection was made with; None to search by keywords alone. Its
-            `aembed_query` is awaited if it has one, else `embed_query` runs in a thread.
+            coroutines are awaited if it has them, else it runs in a thread.
         tenant: Whose part of a collection that is shared by tenants.
+        foreign: Where a collection that ragkit did not make keeps what.
+        reranker: As of `Retriever`; it runs in a thread.
+        **options: How all its searches are made, see `SearchOptions`; a search may overrule them.
 
     Raises:
-        ValueError: A blank tenant.
+        TypeError: There is no such option.
+        ValueError: A blank tenant, or an option out of its range.
     """
 
     def __init__(
@@ -70,130 +93,201 @@ class AsyncRetriever:
         *,
         embedder: Embedder | None = None,
         tenant: str | None = None,
+        foreign: ForeignSchema | None = None,
+        reranker: Reranker | None = None,
+        **options: Unpack[SearchKeywords],
     ) -> None:
         check_tenant(tenant)
+        settle((RETRIEVER, options))
         self._client = client
         self._name = name
         self._embedder = embedder
         self._tenant = tenant
+        self._foreign = foreign
+        self._reranker = reranker
+        self._options = options
+        self._warned: set[str] = set()
         self._searchable: _Shared[Searchable] = _Shared()
         # Its threads start when needed, and end when the retriever is no longer referred to.
-        self._threads = ThreadPoolExecutor(_EMBEDDING_THREADS, thread_name_prefix="ragkit-embed")
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="ragkit")
 
     def __repr__(self) -> str:
         embedder = self._embedder.fingerprint if self._embedder else None
         return f"AsyncRetriever({self._name!r}, embedder={embedder!r})"
 
     async def search(
+        self, query: str, *, vector: ArrayLike | None = None, **options: Unpack[SearchKeywords]
+    ) -> Hits:
+        """As `Retriever.search`."""
+        asked = self._ask([query], as_rows(vector), options)
+        (hits,) = await self._run(lambda where: search(asked, where))
+        return hits
+
+    async def search_many(
+        self,
+        queries: Sequence[str],
+        *,
+        vectors: ArrayLike | None = None,
+        **options: Unpack[SearchKeywords],
+    ) -> list[Hits]:
+        """As `Retriever.search_many`."""
+        asked = self._ask(queries, vectors, options)
+        return await self._run(lambda where: search(asked, where))
+
+    async def passages(
         self,
         query: str,
         *,
-        limit: int = 10,
-        mode: Mode | None = None,
-        filter: models.Filter | None = None,  # noqa: A002  (Qdrant's word)
-        oversampling: float | None = None,
-        rescore: bool = True,
-        exact: bool = False,
-        score_threshold: float | None = None,
-    ) -> list[Hit]:
-        """Find the passages that answer a query best: options and hits as in `Retriever.search`.
+        token_budget: int,
+        vector: ArrayLike | None = None,
+        **options: Unpack[SearchKeywords],
+    ) -> Passages:
+        """As `Retriever.passages`."""
+        asked = self._ask([query], as_rows(vector), options, PASSAGE_DEFAULTS)
+        return await self._run(lambda where: packed(asked, where, token_budget=token_budget))
 
-        Raises:
-            ValueError: A blank query, or an option out of range.
-            CollectionNotFound: There is no such collection.
-            CollectionMismatch: The embedder is not the collection's, or the mode needs one; or
-                the collection is shared by tenants, and none is named.
-            StoreUnavailable: The server went on failing until the deadline.
-        """
-        search = Search(
-            query=query,
-            limit=limit,
-            mode=mode,
-            filter=filter,
-            oversampling=oversampling,
-            rescore=rescore,
-            exact=exact,
-            score_threshold=score_threshold,
+    async def explain(
+        self, query: str, *, vector: ArrayLike | None = None, **options: Unpack[SearchKeywords]
+    ) -> Explanation:
+        """As `Retriever.explain`."""
+        asked = self._ask([query], as_rows(vector), options)
+        return await self._run(lambda where: explained(asked, where))
+
+    def _ask(
+        self,
+        queries: Sequence[str],
+        vectors: ArrayLike | None,
+        options: SearchKeywords,
+        *first: tuple[str, SearchKeywords],
+    ) -> Asked:
+        return ask(
+            queries,
+            vectors=vectors,
+            levels=[*first, (RETRIEVER, self._options), (CALL, options)],
+            rerank=self._reranker is not None,
+            warned=self._warned,
         )
+
+    async def _run(self, flow: Callable[[Searchable], Flow[T]]) -> T:
         where = await self._searchable.get(self._read)
-        embedder = query_embedder(search, where)
-        vector = None if embedder is None else await self._embed(embedder, query)
+        embedded: dict[Embed, Vectors] = {}
         try:
-            return await self._answer(search, where, vector)
+            return await self._perform(flow(where), where, embedded)
         except CollectionNotFound:
             # Older versions may have been deleted since it was opened.
-            return await self._answer(search, await self._searchable.get(self._read), vector)
+            where = await self._searchable.get(self._read)
+            return await self._perform(flow(where), where, embedded)
 
-    async def _answer(self, search: Search, where: Searchable, vector: Vectors | None) -> list[Hit]:
-        request = query_request(search, where, vector=vector)
-        return [] if request is None else hits(await self._send(request, where))
-
-    async def _read(self) -> Searchable:
-        """Ask the server what the collection is, and check that it can be searched so."""
-        version = await self._version()
+    async def _perform(self, flow: Flow[T], where: Searchable, embedded: dict[Embed, Vectors]) -> T:
+        """Carry out a flow; what was embedded (and paid for) is kept for a second attempt."""
         try:
-            info = await self._ask(lambda: self._client.get_collection(version), "opening")
-        except Exception as exc:
-            if kind_of(exc) is not Failure.NOT_FOUND:
-                raise
-            raise CollectionNotFound(missing(self._name, await self._names())) from exc
-        manifest = Manifest.from_metadata(info.config.metadata, name=self._name)
-        check_complete(manifest, name=self._name)
-        check_embedder(manifest, self._embedder, name=self._name)
-        return Searchable(
-            name=self._name,
-            version=version,
-            manifest=manifest,
-            config=info.config,
-            embedder=self._embedder,
-            embedded=False,
-            tenant=self._tenant,
-        )
+            step = next(flow)
+            while True:
+                if isinstance(step, Embed):
+                    if step not in embedded:
+                        embedded[step] = await self._embed(step, where)
+                    step = flow.send(embedded[step])
+                else:
+                    step = flow.send(await self._answer(step, where))
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
 
-    async def _embed(self, embedder: Embedder, query: str) -> Vectors:
-        if isinstance(embedder, AsyncEmbedder):
-            return await aembed_query(embedder, query)
-        loop, run = asyncio.get_running_loop(), copy_context().run
-        return await loop.run_in_executor(self._threads, run, embed_query, embedder, query)
+    async def _embed(self, step: Embed, where: Searchable) -> Vectors:
+        embedder, queries = where.embedder, step.queries
+        assert embedder is not None  # noqa: S101  (else it is not asked for)
+        if isinstance(embedder, AsyncQueryBatchEmbedder) and len(queries) > 1:
+            return await aembed_queries(embedder, queries)
+        if not isinstance(embedder, AsyncEmbedder):
+            return await self._in_thread(embed_queries, embedder, queries)
+        check_queries(embedder, queries)
+        rows = [await aembed_query(embedder, query) for query in queries]
+        return np.stack(rows) if rows else np.zeros((0, embedder.dim), np.float32)
 
-    async def _send(self, request: models.QueryRequest, where: Searchable) -> types.QueryResponse:
+    async def _answer(self, step: Step, where: Searchable) -> Any:
+        if isinstance(step, Rerank):
+            assert self._reranker is not None  # noqa: S101  (else it is not asked for)
+            return await self._in_thread(rerank, self._reranker, step.query, step.hits)
         try:
-            (response,) = await self._ask(
-                lambda: self._client.query_batch_points(where.version, requests=[request]),
-                "searching",
-            )
+            return await self._read_points(step, where)
         except Exception as exc:
-            if request.shard_key is not None and lacks_shard_key(exc):
-                return types.QueryResponse(points=[])  # a tenant that has not written yet
             kind = kind_of(exc)
             if kind in (Failure.NOT_FOUND, Failure.REFUSED):
                 self._searchable.forget()  # it may have been made anew since it was read
             if kind is Failure.NOT_FOUND:
                 raise CollectionNotFound(f"collection {self._name!r} is gone") from exc
             raise
-        return response
 
-    async def _ask(self, call: Callable[[], Awaitable[T]], doing: str) -> T:
-        slots = _slots(self._client)
+    async def _read_points(self, step: Step, where: Searchable) -> Any:
+        points = AsyncPoints(
+            self._client,
+            where.version,
+            tenant=where.tenant,
+            shard_key=where.shard_key,
+            shown=self._name,
+        )
+        match step:
+            case Query():
+                return await points.query(step.requests)
+            case Group():
+                return await points.query_groups(
+                    step.request, group_by=step.group_by, group_size=step.group_size
+                )
+            case Read():
+                return await points.retrieve(step.ids, fields=step.fields, vectors=step.vectors)
+            case Values():
+                return await points.values(step.key, limit=MOST_VALUES)
 
-        async def attempt() -> T:
-            async with slots:  # not held while waiting for another attempt
-                return await call()
+    async def _in_thread(self, call: Callable[..., T], *arguments: Any) -> T:
+        loop, run = asyncio.get_running_loop(), copy_context().run
+        return await loop.run_in_executor(self._threads, partial(run, call, *arguments))
 
-        return await adeliver(attempt, what=f"{doing} collection {self._name!r}", retry=SEARCHING)
+    async def _read(self) -> Searchable:
+        """Ask the server what the collection is, and check that it can be searched so."""
+        version = await self._version()
+        try:
+            info = await self._sent(lambda: self._client.get_collection(version), "opening")
+        except Exception as exc:
+            if kind_of(exc) is not Failure.NOT_FOUND:
+                raise
+            raise CollectionNotFound(missing(self._name, await self._names())) from exc
+        return Searchable(
+            name=self._name,
+            version=version,
+            manifest=self._manifest(info.config),
+            foreign=self._foreign,
+            info=info,
+            embedder=self._embedder,
+            server=await aserver_info(self._client),
+            tenant=self._tenant,
+        )
+
+    def _manifest(self, config: models.CollectionConfig) -> Manifest | None:
+        """The manifest, found fit to be searched with the embedder."""
+        if self._foreign is not None:
+            if self._embedder is not None:
+                self._foreign.check(config, self._embedder, name=self._name)
+            return None
+        manifest = Manifest.from_metadata(config.metadata, name=self._name)
+        check_complete(manifest, name=self._name)
+        check_embedder(manifest, self._embedder, name=self._name)
+        return manifest
 
     async def _version(self) -> str:
         """The collection that the name stands for now."""
         try:
-            aliases = alias_map(await self._ask(self._client.get_aliases, "looking for"))
+            aliases = alias_map(await self._sent(self._client.get_aliases, "looking for"))
         except StoreDenied:  # a key for this collection alone may not list aliases
             return self._name
         return aliases.get(self._name, self._name)
 
     async def _names(self) -> list[str]:
-        aliases = alias_map(await self._ask(self._client.get_aliases, "looking for"))
-        made = (await self._ask(self._client.get_collections, "looking for")).collections
+        aliases = alias_map(await self._sent(self._client.get_aliases, "looking for"))
+        made = (await self._sent(self._client.get_collections, "looking for")).collections
         return shown(aliases, [each.name for each in made])
+
+    async def _sent(self, call: Callable[[], Awaitable[T]], doing: str) -> T:
+        return await sent(self._client, call, what=f"{doing} collection {self._name!r}")
 
 
 class _Shared(Generic[T]):
@@ -234,17 +328,3 @@ class _Shared(Generic[T]):
             self._reading = None
             reading.set_result(error)
         return value
-
-
-_SLOTS: WeakKeyDictionary[
-    AsyncQdrantClient, tuple[asyncio.AbstractEventLoop, asyncio.Semaphore]
-] = WeakKeyDictionary()
-
-
-def _slots(client: AsyncQdrantClient) -> asyncio.Semaphore:
-    """The places of a client's calls: shared by all its retrievers, such as those of tenants."""
-    loop = asyncio.get_running_loop()
-    held = _SLOTS.get(client)
-    if held is None or held[0] is not loop:
-        held = _SLOTS[client] = (loop, asyncio.Semaphore(MAX_IN_FLIGHT))
-    return held[1]

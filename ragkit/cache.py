@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
-from ragkit.embeddings import Embedder, Vectors, embed_documents, embed_query
+from ragkit.embeddings import (
+    AsyncEmbedder,
+    AsyncQueryBatchEmbedder,
+    Embedder,
+    Vectors,
+    aembed_queries,
+    aembed_query,
+    check_queries,
+    embed_documents,
+    embed_queries,
+    embed_query,
+    readdressed,
+)
 from ragkit.errors import EmbedderUnavailable, EmbeddingError, TextsRefused
 
 _MAX_VARIABLES = 500  # of one SQL statement; SQLite's own limit was 999 for long
@@ -24,10 +38,18 @@ class CachedEmbedder:
     The key is a digest of fingerprint, side (document or query), title and text, so several
     embedders may share a file, and no text is stored in it. Safe for threads and for concurrent
     processes on one machine. A vector is stored as `dim` little-endian float32.
+
+    Has `usage`, `forecast`, `aembed_query` and `aembed_queries` where the embedder has them. What
+    it forecasts is for texts of which none is cached yet.
     """
 
     def __init__(self, embedder: Embedder, path: str | Path) -> None:
         self._embedder = embedder
+        # Of the object and not of the class: who has coroutines is told by whether they are there.
+        if hasattr(embedder, "aembed_query"):
+            self.aembed_query = self._aembed_query
+        if hasattr(embedder, "aembed_queries"):
+            self.aembed_queries = self._aembed_queries
         self._path = Path(path)
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
@@ -47,6 +69,11 @@ class CachedEmbedder:
         """The wrapped embedder's: a vector is the same whether it was cached or not."""
         return self._embedder.fingerprint
 
+    def __getattr__(self, name: str) -> Any:
+        if name in ("usage", "forecast"):
+            return getattr(self._embedder, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def __repr__(self) -> str:
         return f"CachedEmbedder({self._embedder!r}, {str(self._path)!r})"
 
@@ -57,66 +84,110 @@ class CachedEmbedder:
             EmbeddingError: From the embedder, or the file is no cache; nothing bad is cached.
         """
         pairs = list(zip(texts, titles, strict=True))
-        keys = [self._key("document", text, title) for text, title in pairs]
-        known = self._load(keys)
-        missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in known}
-        if missing:
-            try:
-                self._embed(missing, known)
-            except (TextsRefused, EmbedderUnavailable) as exc:
-                raise self._as_asked(exc, keys, list(missing), known) from exc
-        if not keys:
-            return np.zeros((0, self.dim), np.float32)
-        return np.stack([known[key] for key in keys])
+
+        def embed(missing: Sequence[int]) -> Vectors:
+            own_texts, own_titles = zip(*(pairs[i] for i in missing), strict=True)
+            return embed_documents(self._embedder, own_texts, titles=own_titles)
+
+        return self._completed([self._key("document", *pair) for pair in pairs], embed)
 
     def embed_query(self, text: str) -> Vectors:
         """Embed a query, or recall it."""
-        key = self._key("query", text, "")
-        known = self._load([key])
-        if key not in known:
-            known[key] = embed_query(self._embedder, text)
-            self._store([(key, known[key])])
-        return known[key]
+        key = self._key("query", text)
+        vectors = self._completed([key], lambda _: embed_query(self._embedder, text)[None])
+        vector: Vectors = vectors[0]
+        return vector
+
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """Embed the queries that are not cached, each distinct one once, in as few calls as it can.
+
+        Raises:
+            ValueError, EmbeddingError: As `ragkit.embeddings.embed_queries`.
+        """
+        check_queries(self._embedder, texts)  # of all: the embedder would count those it is given
+        return self._completed(
+            [self._key("query", text) for text in texts],
+            lambda missing: embed_queries(self._embedder, [texts[i] for i in missing]),
+        )
 
     def close(self) -> None:
-        """Close the file; the next use opens it again."""
+        """Close the file; the next use opens it again. The embedder is the caller's to close."""
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
 
-    def _embed(self, missing: Mapping[bytes, tuple[str, str]], known: dict[bytes, Vectors]) -> None:
-        """Embed what is missing, and keep what comes of it even if not all does."""
-        order = list(missing)
-        texts, titles = zip(*missing.values(), strict=True)
-        fresh: Iterable[tuple[bytes, Vectors]] = ()
-        try:
-            vectors = embed_documents(self._embedder, texts, titles=titles)
-            fresh = zip(order, vectors, strict=True)
-        except (TextsRefused, EmbedderUnavailable) as exc:
-            fresh = [(order[i], vector) for i, vector in exc.vectors.items()]
-            raise
-        finally:
-            rows = dict(fresh)
-            known.update(rows)
-            self._store(rows.items())
+    async def _aembed_query(self, text: str) -> Vectors:
+        embedder = cast("AsyncEmbedder", self._embedder)
 
-    @staticmethod
-    def _as_asked(
+        async def embed(_: Sequence[int]) -> Vectors:
+            return (await aembed_query(embedder, text))[None]
+
+        vector: Vectors = (await self._acompleted([self._key("query", text)], embed))[0]
+        return vector
+
+    async def _aembed_queries(self, texts: Sequence[str]) -> Vectors:
+        embedder = cast("AsyncQueryBatchEmbedder", self._embedder)
+        check_queries(embedder, texts)
+
+        async def embed(missing: Sequence[int]) -> Vectors:
+            return await aembed_queries(embedder, [texts[i] for i in missing])
+
+        return await self._acompleted([self._key("query", text) for text in texts], embed)
+
+    def _completed(
+        self, keys: Sequence[bytes], embed: Callable[[Sequence[int]], Vectors]
+    ) -> Vectors:
+        """The vectors of these keys; `embed` is given the indexes of those that are missing."""
+        known = self._load(keys)
+        missing = _missing(keys, known)
+        if missing:
+            try:
+                vectors = embed(list(missing.values()))
+            except (TextsRefused, EmbedderUnavailable) as exc:
+                raise self._kept(exc, keys, list(missing), known) from exc
+            self._learn(missing, vectors, known)
+        return self._stacked(keys, known)
+
+    async def _acompleted(
+        self, keys: Sequence[bytes], embed: Callable[[Sequence[int]], Awaitable[Vectors]]
+    ) -> Vectors:
+        """As `_completed`; the file is read and written in a thread."""
+        known = await asyncio.to_thread(self._load, keys)
+        missing = _missing(keys, known)
+        if missing:
+            try:
+                vectors = await embed(list(missing.values()))
+            except (TextsRefused, EmbedderUnavailable) as exc:
+                kept = await asyncio.to_thread(self._kept, exc, keys, list(missing), known)
+                raise kept from exc
+            await asyncio.to_thread(self._learn, missing, vectors, known)
+        return self._stacked(keys, known)
+
+    def _learn(
+        self, missing: Iterable[bytes], vectors: Vectors, known: dict[bytes, Vectors]
+    ) -> None:
+        fresh = dict(zip(missing, vectors, strict=True))
+        known.update(fresh)
+        self._store(fresh.items())
+
+    def _kept(
+        self,
         error: TextsRefused | EmbedderUnavailable,
         keys: Sequence[bytes],
         asked: Sequence[bytes],
         known: Mapping[bytes, Vectors],
     ) -> TextsRefused | EmbedderUnavailable:
-        """The same error, with the indexes of the call that came to the cache."""
-        failed = {asked[i]: reason for i, reason in error.failed.items()}
-        return type(error)(
-            str(error),
-            failed={i: failed[key] for i, key in enumerate(keys) if key in failed},
-            vectors={i: known[key] for i, key in enumerate(keys) if key in known},
-        )
+        """Keep what was embedded before the error; the same error, with the indexes of all."""
+        self._store((asked[i], vector) for i, vector in error.vectors.items())
+        return readdressed(error, keys=keys, asked=asked, known=known)
 
-    def _key(self, side: str, text: str, title: str) -> bytes:
+    def _stacked(self, keys: Sequence[bytes], known: Mapping[bytes, Vectors]) -> Vectors:
+        if not keys:
+            return np.zeros((0, self.dim), np.float32)
+        return np.stack([known[key] for key in keys])
+
+    def _key(self, side: str, text: str, title: str = "") -> bytes:
         digest = hashlib.blake2b(digest_size=20)
         for part in (self.fingerprint, side, title, text):
             encoded = part.encode("utf-8", "surrogatepass")
@@ -170,3 +241,12 @@ class CachedEmbedder:
             database.close()
             raise
         return database
+
+
+def _missing(keys: Sequence[bytes], known: Mapping[bytes, Vectors]) -> dict[bytes, int]:
+    """The keys that are not known, each with the first index where it stands."""
+    missing: dict[bytes, int] = {}
+    for i, key in enumerate(keys):
+        if key not in known:
+            missing.setdefault(key, i)
+    return missing

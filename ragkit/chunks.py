@@ -9,6 +9,7 @@ All work is done on offsets, so no chunk ever has to be searched for in its text
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -61,6 +62,8 @@ class Chunk:
         headings: The headings above it, outermost first, its own section's among them; those
             that all of it has in common where it holds several small sections.
         line: The file's line (1-based) on which it begins, None where the text was converted.
+        page: The page or slide (1-based) on which it begins, None where there are none.
+        last_page: The page on which it ends.
     """
 
     source: str
@@ -71,6 +74,8 @@ class Chunk:
     title: str
     headings: tuple[str, ...] = ()
     line: int | None = None
+    page: int | None = None
+    last_page: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,9 +179,16 @@ def _chunks(document: Document, chunker: Chunker) -> list[Chunk]:
                 title=document.title,
                 headings=unit.path,
                 line=line,
+                page=_page(document, start),
+                last_page=_page(document, end - 1),
             )
             chunks.append(chunk)
     return chunks
+
+
+def _page(document: Document, offset: int) -> int | None:
+    """The page that a character is on; what stands before the first page goes with it."""
+    return max(bisect_right(document.pages, offset), 1) if document.pages else None
 
 
 def _sections(document: Document) -> Sequence[Section]:

@@ -25,8 +25,7 @@ from ragkit.delivery import READING, WRITING, deliver
 from ragkit.documents import Document
 from ragkit.edge import EdgeClient
 from ragkit.embeddings import Embedder
-from ragkit.errors import CollectionError, CollectionMismatch, CollectionNotFound, StoreDenied
-from ragkit.failures import Failure, kind_of
+from ragkit.errors import CollectionError, CollectionMismatch
 from ragkit.manifest import (
     Manifest,
     check_complete,
@@ -42,24 +41,24 @@ from ragkit.points import Points
 from ragkit.quantization import AnyQuantization, Quantization, outgrew_scan
 from ragkit.reports import CollectionStatus
 from ragkit.schema import match
-from ragkit.server import TURBO_QUANTIZATION, require, require_minimum
+from ragkit.search_options import SearchKeywords, kept
+from ragkit.search_request import Searchable
+from ragkit.server import TURBO_QUANTIZATION, require, require_minimum, server_info
 from ragkit.sparse import Bm25Encoder
 from ragkit.tenancy import check_tenant
 from ragkit.versions import (
+    FRESH_S,
     check_name,
     create_version,
+    described,
     drop_version,
     drop_versions,
-    missing,
-    names,
-    physical,
     use_version,
     versions,
 )
 
 T = TypeVar("T")
 
-FRESH_S = 30.0  # after which a search looks whether the name stands for another version
 _DEFAULT_LANGUAGE = "english"
 
 
@@ -69,7 +68,7 @@ class _Opened:
 
     version: str
     manifest: Manifest
-    config: models.CollectionConfig
+    info: models.CollectionInfo
     at: float  # time.monotonic()
 
 
@@ -173,8 +172,8 @@ class Collection:
             CollectionNotFound: It has not been created.
             CollectionMismatch: It was made by something else, or with other settings.
         """
-        version, config = self._existing()
-        manifest = Manifest.from_metadata(config.metadata, name=self.name)
+        version, info = described(self.client, self.name)
+        manifest = Manifest.from_metadata(info.config.metadata, name=self.name)
         if not unfinished:
             check_complete(manifest, name=self.name)
         check_embedder(manifest, self.embedder, name=self.name)
@@ -183,7 +182,7 @@ class Collection:
         )
         if self.tenant is not None:
             check_tenancy(manifest, self.tenant, name=self.name)
-        self._opened = _Opened(version, manifest, config, time.monotonic())
+        self._opened = _Opened(version, manifest, info, time.monotonic())
         return manifest
 
     def refresh(self) -> None:
@@ -289,12 +288,17 @@ class Collection:
         return self._opened.manifest if self._opened else self.open()
 
     @property
-    def config(self) -> models.CollectionConfig:
+    def info(self) -> models.CollectionInfo:
         """Qdrant's own account of the collection, as it was when this was opened."""
         if self._opened is None:
             self.open()
         assert self._opened is not None  # noqa: S101  (open() sets it or raises)
-        return self._opened.config
+        return self._opened.info
+
+    @property
+    def config(self) -> models.CollectionConfig:
+        """How Qdrant is to keep it, as it was when this was opened."""
+        return self.info.config
 
     @property
     def chunker(self) -> Callable[[Document], list[Chunk]]:
@@ -323,6 +327,32 @@ class Collection:
             tenant=self.tenant,
             shard_key=self.tenant if sharded else None,
             strict=strict,
+        )
+
+    def searchable(self) -> tuple[Searchable, Points]:
+        """What decides how it is searched, and its points; both of the same version.
+
+        It is opened again if that was long ago: a rebuild may have moved the name since.
+
+        Raises:
+            CollectionMismatch: It is shared by tenants, and none was named, or the reverse.
+        """
+        self.refresh()
+        while True:
+            where, points = self.seen_by(self.tenant), self.points
+            if points.name == where.version:  # no other thread has opened it meanwhile
+                return where, points
+
+    def seen_by(self, tenant: str | None) -> Searchable:
+        """How it is searched for one of its tenants, as it was when this was opened."""
+        return Searchable(
+            name=self.name,
+            version=self.version,
+            manifest=self.manifest,
+            info=self.info,
+            embedder=self.embedder,
+            server=server_info(self.client),
+            tenant=tenant,
         )
 
     def record_chunker(self) -> bool:
@@ -358,6 +388,16 @@ class Collection:
         )
         if self._opened is not None:
             self._opened = replace(self._opened, manifest=manifest)
+
+    def set_search_defaults(self, **options: Unpack[SearchKeywords]) -> None:
+        """Search this collection so from now on, whoever does, unless told otherwise.
+
+        Kept in the manifest, in place of what was there; without options nothing is kept.
+
+        Raises:
+            ValueError: An option is out of its range, or a filter, which belongs to a question.
+        """
+        self.record(replace(self.open(), search=kept(options)))
 
     def set_quantization(
         self, quantization: AnyQuantization, *, progress: IndexingCallback | None = None
@@ -485,17 +525,3 @@ class Collection:
 
     def _info(self) -> models.CollectionInfo:
         return self._ask(lambda: self.client.get_collection(self.version))
-
-    def _existing(self) -> tuple[str, models.CollectionConfig]:
-        """The version that the name stands for now, and its configuration."""
-        try:
-            version = self._ask(lambda: physical(self.client, self.name))
-        except StoreDenied:  # a key for this collection alone may not list aliases
-            version = self.name
-        try:
-            return version, self._ask(lambda: self.client.get_collection(version)).config
-        except Exception as exc:
-            if kind_of(exc) is not Failure.NOT_FOUND:
-                raise
-            known = self._ask(lambda: names(self.client))
-            raise CollectionNotFound(missing(self.name, known)) from exc

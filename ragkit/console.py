@@ -29,9 +29,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ragkit.documents import Skipped
+from ragkit.hits import Hit
 from ragkit.optimizer import Indexing
 from ragkit.reports import CollectionStatus, IndexPlan, IndexReport, Progress, ProgressCallback
-from ragkit.retriever import Hit
 from ragkit.sparse import Bm25Encoder
 from ragkit.usage import Forecast, Usage
 

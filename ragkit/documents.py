@@ -29,7 +29,7 @@ __all__ = [
     "read_folder",
 ]
 
-READER_VERSION = 1
+READER_VERSION = 2
 """Raised when the same bytes would be read otherwise than before; part of a document's hash."""
 
 _HTML = frozenset({".htm", ".html", ".xhtml", ".shtml"})

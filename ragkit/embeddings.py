@@ -5,21 +5,27 @@ from __future__ import annotations
 import re
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ragkit.errors import EmbedderUnavailable, EmbeddingError, TextsRefused
+from ragkit.tokens import estimate_tokens
 
 Vectors: TypeAlias = NDArray[np.float32]
+K = TypeVar("K", bound=Hashable)
 
 _WORD = re.compile(r"\w+")
 _HOPELESS = 8  # texts refused one by one, and none embedded: then it is not the texts
 _MAX_NGRAM_CHARS = 64  # of a longer word only this much is cut into n-grams
+# How many times `max_tokens` a query may have. The estimate counts up to 2.2 tokens for one of
+# all-MiniLM-L6-v2 (emoji; prose 1.2, logs 1.7): a query of a little over `max_tokens` may well be
+# read to its end, one of more than twice that is not.
+QUERY_SLACK = 2
 
 
 @runtime_checkable
@@ -61,6 +67,28 @@ class AsyncEmbedder(Embedder, Protocol):
         ...
 
 
+@runtime_checkable
+class QueryBatchEmbedder(Embedder, Protocol):
+    """An embedder that embeds many queries in one call, in fewer requests or at once."""
+
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """Embed queries; shape (len(texts), dim), in order.
+
+        Raises:
+            TextsRefused: Some cannot be embedded; it has the vectors of the others.
+        """
+        ...
+
+
+@runtime_checkable
+class AsyncQueryBatchEmbedder(AsyncEmbedder, Protocol):
+    """The same without blocking the event loop."""
+
+    async def aembed_queries(self, texts: Sequence[str]) -> Vectors:
+        """As `QueryBatchEmbedder.embed_queries`."""
+        ...
+
+
 def embed_documents(embedder: Embedder, texts: Sequence[str], *, titles: Sequence[str]) -> Vectors:
     """Embed passages and check what comes back.
 
@@ -81,24 +109,146 @@ def embed_query(embedder: Embedder, text: str) -> Vectors:
         A unit vector, shape (dim,).
 
     Raises:
-        ValueError: The query is blank.
+        ValueError: The query is blank, or far longer than what the model reads.
         EmbeddingError: As in `embed_documents`.
     """
-    if not text.strip():
-        raise ValueError("expected a query with words in it, got a blank one")
-    vector = np.asarray(embedder.embed_query(text))
-    origin = embedder.fingerprint
-    checked = checked_vectors(vector[None, ...], shape=(1, embedder.dim), origin=origin)
-    row: Vectors = checked[0]
-    return row
+    check_queries(embedder, [text])
+    return _checked_query(embedder, embedder.embed_query(text))
 
 
 async def aembed_query(embedder: AsyncEmbedder, text: str) -> Vectors:
     """As `embed_query`, of an embedder with coroutines."""
-    vector = np.asarray(await embedder.aembed_query(text))
-    shape, origin = (1, embedder.dim), embedder.fingerprint
-    row: Vectors = checked_vectors(vector[None, ...], shape=shape, origin=origin)[0]
+    check_queries(embedder, [text])
+    return _checked_query(embedder, await embedder.aembed_query(text))
+
+
+def embed_queries(embedder: Embedder, texts: Sequence[str]) -> Vectors:
+    """Embed queries, in one call where the embedder can, and check what comes back.
+
+    Returns:
+        Unit vectors, shape (len(texts), dim).
+
+    Raises:
+        ValueError: A query is blank, or far longer than what the model reads; the message has its
+            index, and nothing was embedded.
+        TextsRefused: The embedder refused some; it has the reasons and the other vectors, by index.
+        EmbeddingError: As in `embed_documents`.
+    """
+    check_queries(embedder, texts)
+    if not texts:
+        return np.zeros((0, embedder.dim), np.float32)
+    if not isinstance(embedder, QueryBatchEmbedder):
+        return _one_by_one(embedder, texts)
+    vectors = embedder.embed_queries(texts)
+    return checked_vectors(vectors, shape=(len(texts), embedder.dim), origin=embedder.fingerprint)
+
+
+async def aembed_queries(embedder: AsyncQueryBatchEmbedder, texts: Sequence[str]) -> Vectors:
+    """As `embed_queries`, of an embedder with coroutines."""
+    check_queries(embedder, texts)
+    if not texts:
+        return np.zeros((0, embedder.dim), np.float32)
+    vectors = await embedder.aembed_queries(texts)
+    return checked_vectors(vectors, shape=(len(texts), embedder.dim), origin=embedder.fingerprint)
+
+
+def check_queries(embedder: Embedder, texts: Sequence[str]) -> None:
+    """Check queries before anything is paid for.
+
+    Raises:
+        ValueError: One is blank, or has more than `QUERY_SLACK` times the tokens that the model
+            reads, by the estimate; of several the message has its index.
+    """
+    for index, text in enumerate(texts):
+        which = f"query {index}: " if len(texts) > 1 else ""
+        if not text.strip():
+            raise ValueError(f"{which}expected a query with words in it, got a blank one")
+        most, tokens = QUERY_SLACK * embedder.max_tokens, estimate_tokens(text)
+        if tokens > most:
+            raise ValueError(
+                f"{which}expected a query of at most {most:,} tokens for {embedder.fingerprint}, "
+                f"got about {tokens:,} ({len(text):,} characters): search with a part of it, or "
+                'by its words alone with mode="sparse"'
+            )
+
+
+def unread_note(embedder: Embedder, text: str) -> str | None:
+    """What to tell who asks with a query that the model may not read to its end; else None.
+
+    Such a query is embedded all the same: the estimate may be too high, and its beginning mostly
+    says what is looked for.
+    """
+    tokens = estimate_tokens(text)
+    if tokens <= embedder.max_tokens:
+        return None
+    return (
+        f"the query has about {tokens:,} tokens, and the embedder reads about "
+        f"{embedder.max_tokens:,}: what comes after may not have counted for its vector"
+    )
+
+
+def refusal(
+    failed: Mapping[int, str], *, count: int, vectors: Mapping[int, Vectors]
+) -> TextsRefused:
+    """The error for some of `count` texts.
+
+    Args:
+        failed: The reason for each of those, by index; at least one.
+        count: Of all texts.
+        vectors: Of the others, by index.
+    """
+    first = min(failed)
+    return TextsRefused(
+        f"{len(failed)} of {count} texts cannot be embedded; text {first}: {failed[first]}",
+        failed=failed,
+        vectors=vectors,
+    )
+
+
+def readdressed(
+    error: TextsRefused | EmbedderUnavailable,
+    *,
+    keys: Sequence[K],
+    asked: Sequence[K],
+    known: Mapping[K, Vectors],
+) -> TextsRefused | EmbedderUnavailable:
+    """The error of a call that was made for a part of the texts, with the indexes of all.
+
+    Args:
+        error: Its indexes are those of `asked`.
+        keys: What stands for each text, in order; equal texts have equal ones.
+        asked: The keys of those that the call was made for, each once.
+        known: Vectors that are there without it, or in spite of its failure, by key.
+    """
+    reasons = {asked[i]: reason for i, reason in error.failed.items()}
+    failed = {i: reasons[key] for i, key in enumerate(keys) if key in reasons}
+    found = {asked[i]: vector for i, vector in error.vectors.items()} | dict(known)
+    vectors = {i: found[key] for i, key in enumerate(keys) if key in found}
+    if failed and isinstance(error, TextsRefused):
+        return refusal(failed, count=len(keys), vectors=vectors)
+    return type(error)(str(error), failed=failed, vectors=vectors)
+
+
+def _checked_query(embedder: Embedder, answer: object) -> Vectors:
+    vector, origin = np.asarray(answer), embedder.fingerprint
+    row: Vectors = checked_vectors(vector[None, ...], shape=(1, embedder.dim), origin=origin)[0]
     return row
+
+
+def _one_by_one(embedder: Embedder, texts: Sequence[str]) -> Vectors:
+    vectors: dict[int, Vectors] = {}
+    failed: dict[int, str] = {}
+    for index, text in enumerate(texts):
+        try:
+            vectors[index] = _checked_query(embedder, embedder.embed_query(text))
+        except TextsRefused as exc:
+            failed[index] = exc.failed.get(0, str(exc))
+        except EmbedderUnavailable as exc:
+            exc.failed, exc.vectors = failed, vectors
+            raise
+    if failed:
+        raise refusal(failed, count=len(texts), vectors=vectors)
+    return np.stack([vectors[index] for index in range(len(texts))])
 
 
 @dataclass(slots=True, kw_only=True)

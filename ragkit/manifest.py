@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ragkit.chunks import Chunker
@@ -30,6 +30,7 @@ class Manifest:
         filling: What it is being filled from, until that is complete.
         held_threads: While a bulk load holds a server's optimizer back: the number of its threads
             to go back to, or "auto".
+        search: How it is best searched: options of `SearchOptions` that overrule its defaults.
         schema: Version of the payload's form.
         created_with: The ragkit version.
     """
@@ -44,6 +45,7 @@ class Manifest:
     tenancy: str | None = None
     filling: str | None = None
     held_threads: int | str | None = None
+    search: Mapping[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA_VERSION
 
     def to_metadata(self) -> dict[str, Any]:

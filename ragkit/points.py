@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 _PAGE = 512  # small, so that the records of one are gone before the next comes
 _LONG_PAGE = 5_000  # of records with one field or none
-_MOST_VALUES = 1_000  # in one condition, or points in one request
+MOST_VALUES = 1_000  # in one condition, or points in one request
 _HASH = "document_hash"
 
 
@@ -56,14 +56,16 @@ class Points:
         self.tenant = tenant
         self._shard_key = shard_key
         # The embedded engine knows no shards, and is not to be asked for one.
-        self._selector = {} if shard_key is None else {"shard_key_selector": shard_key}
+        self._selector: dict[str, Any] = (
+            {} if shard_key is None else {"shard_key_selector": shard_key}
+        )
         limits = strict if strict is not None and strict.enabled else models.StrictModeConfig()
         self._page_limit = limits.max_query_limit or _LONG_PAGE
         longest = limits.max_timeout or int(READING.timeout_s)
         self._timeout_s = min(int(READING.timeout_s), longest)
         self._search_timeout_s = min(int(SEARCHING.timeout_s), longest)
-        self.most_values = min(_MOST_VALUES, limits.condition_max_size or _MOST_VALUES)
-        self.most_points = min(_MOST_VALUES, limits.upsert_max_batchsize or _MOST_VALUES)
+        self.most_values = min(MOST_VALUES, limits.condition_max_size or MOST_VALUES)
+        self.most_points = min(MOST_VALUES, limits.upsert_max_batchsize or MOST_VALUES)
 
     def create_shards(self) -> None:
         """Give the tenant shards of its own, unless it has them.
@@ -202,6 +204,22 @@ class Points:
             nothing=[types.QueryResponse(points=[]) for _ in own],
         )
 
+    def query_groups(
+        self, request: models.QueryRequest, *, group_by: str, group_size: int
+    ) -> types.GroupsResult:
+        """Answer a search for groups; the request's limit counts groups."""
+        arguments = group_arguments(
+            scoped_request(request, self.tenant), group_by=group_by, group_size=group_size
+        )
+        return self._read(
+            lambda: self.client.query_points_groups(
+                self.name, **arguments, timeout=self._search_timeout_s, **self._selector
+            ),
+            "searching",
+            retry=SEARCHING,
+            nothing=types.GroupsResult(groups=[]),
+        )
+
     def update(
         self,
         operations: Sequence[models.UpdateOperation],
@@ -307,6 +325,24 @@ class Points:
 
     def _what(self, doing: str) -> str:
         return f"{doing} collection {self.name!r}"
+
+
+def group_arguments(
+    request: models.QueryRequest, *, group_by: str, group_size: int
+) -> dict[str, Any]:
+    """A request as the keyword arguments of `query_points_groups`, but for its shard."""
+    return {
+        "group_by": group_by,
+        "query": request.query,
+        "using": request.using,
+        "prefetch": request.prefetch,
+        "query_filter": request.filter,
+        "search_params": request.params,
+        "limit": request.limit,
+        "group_size": group_size,
+        "with_payload": request.with_payload,
+        "score_threshold": request.score_threshold,
+    }
 
 
 class _Attempt:

@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, Unpack
+
+from numpy.typing import ArrayLike
 from qdrant_client import models
-from qdrant_client.conversions import common_types as types
 
 from ragkit.collection import Collection
-from ragkit.embeddings import Vectors, embed_query
+from ragkit.embeddings import Vectors, embed_queries, embed_query
 from ragkit.errors import CollectionNotFound
+from ragkit.explain import Explanation, explained
 from ragkit.failures import Failure, kind_of
-from ragkit.search_request import (
-    MAX_LIMIT,
-    Hit,
-    Mode,
-    Search,
-    Searchable,
-    hits,
-    query_embedder,
-    query_request,
+from ragkit.foreign_collection import ForeignCollection
+from ragkit.hits import Hits
+from ragkit.passages import Passages
+from ragkit.pipeline import batched
+from ragkit.points import Points
+from ragkit.reranking import Reranker, rerank
+from ragkit.search_flow import (
+    MOST_VALUES,
+    PASSAGE_DEFAULTS,
+    Asked,
+    Embed,
+    Flow,
+    Group,
+    Query,
+    Read,
+    Rerank,
+    Step,
+    Values,
+    as_rows,
+    ask,
+    packed,
+    search,
 )
+from ragkit.search_options import CALL, RETRIEVER, SearchKeywords, settle
+from ragkit.search_request import Searchable
 
-__all__ = ["MAX_LIMIT", "Hit", "Mode", "Retriever"]
+T = TypeVar("T")
 
 
 class Retriever:
@@ -29,91 +48,203 @@ class Retriever:
     Args:
         collection: What to search; a collection with vectors may also be opened without its
             embedder, and then answers by keywords alone.
+        reranker: Puts the best candidates in an order of its own: a callable from a query and
+            texts to scores. If it fails, hits keep their first ranking, and `Hits.notes` says so.
+        **options: How all its searches are made, see `SearchOptions`; a search may overrule them.
+
+    Raises:
+        TypeError: There is no such option.
+        ValueError: An option is out of its range.
     """
 
-    def __init__(self, collection: Collection) -> None:
+    def __init__(
+        self,
+        collection: Collection | ForeignCollection,
+        *,
+        reranker: Reranker | None = None,
+        **options: Unpack[SearchKeywords],
+    ) -> None:
+        settle((RETRIEVER, options))
         self._collection = collection
+        self._reranker = reranker
+        self._options = options
+        self._warned: set[str] = set()
+
+    def __repr__(self) -> str:
+        given = "".join(f", {name}={value!r}" for name, value in self._options.items())
+        return f"Retriever({self._collection!r}{given})"
 
     def search(
-        self,
-        query: str,
-        *,
-        limit: int = 10,
-        mode: Mode | None = None,
-        filter: models.Filter | None = None,  # noqa: A002  (Qdrant's word)
-        oversampling: float | None = None,
-        rescore: bool = True,
-        exact: bool = False,
-        score_threshold: float | None = None,
-    ) -> list[Hit]:
+        self, query: str, *, vector: ArrayLike | None = None, **options: Unpack[SearchKeywords]
+    ) -> Hits:
         """Find the passages that answer a query best.
 
         Args:
             query: What is looked for, in words.
-            limit: How many hits at most, 1 to 10,000.
-            mode: "dense" compares meanings as the embedder sees them, "sparse" words (BM25),
-                "hybrid" fuses both rankings (reciprocal rank fusion). Hybrid where the collection
-                has vectors and an embedder, else sparse.
-            filter: Only passages whose payload matches.
-            oversampling: With quantization, how many times `limit` candidates are compared again
-                with the original vectors: 3.0 for binary and 2.0 for other kinds unless given.
-            rescore: With quantization, whether they are compared again at all.
-            exact: Compare with every original vector, past index and quantization.
-            score_threshold: Leave out what scores lower, in the scores of the mode.
+            vector: The query as embedded already, shape (dim,); None to have it embedded.
+            **options: See `SearchOptions`.
 
         Returns:
             Hits, best first; equal scores in the order of their ids. None when no word of the
             query says anything to BM25 (stop words alone) in sparse mode.
 
         Raises:
-            ValueError: A blank query, or an option out of range.
+            ValueError: A blank query, one far longer than the embedder reads, or an option out of
+                its range.
             CollectionNotFound: There is no such collection.
             CollectionMismatch: The embedder is not the collection's, or the mode needs one; or
                 the collection is shared by tenants, and none is named.
             StoreUnavailable: The server went on failing until the deadline.
         """
-        search = Search(
-            query=query,
-            limit=limit,
-            mode=mode,
-            filter=filter,
-            oversampling=oversampling,
-            rescore=rescore,
-            exact=exact,
-            score_threshold=score_threshold,
+        asked = self._ask([query], as_rows(vector), options)
+        (hits,) = self._run(lambda where: search(asked, where))
+        return hits
+
+    def search_many(
+        self,
+        queries: Sequence[str],
+        *,
+        vectors: ArrayLike | None = None,
+        **options: Unpack[SearchKeywords],
+    ) -> list[Hits]:
+        """Search for many queries: embedded in one call, and sent to Qdrant in one.
+
+        Args:
+            queries: What is looked for.
+            vectors: The queries as embedded already, shape (len(queries), dim).
+            **options: See `SearchOptions`; they hold for all. With `group_by` they are sent one by
+                one, since Qdrant takes such searches alone.
+
+        Returns:
+            For each query what `search` returns.
+
+        Raises:
+            ValueError: As of `search`; one query at fault fails all, before any is paid for.
+        """
+        asked = self._ask(queries, vectors, options)
+        return self._run(lambda where: search(asked, where))
+
+    def passages(
+        self,
+        query: str,
+        *,
+        token_budget: int,
+        vector: ArrayLike | None = None,
+        **options: Unpack[SearchKeywords],
+    ) -> Passages:
+        """Find as much as a prompt has room for: neighbours joined, and nothing twice.
+
+        Args:
+            query: What is looked for, in words.
+            token_budget: The most tokens, by `ragkit.tokens.estimate_tokens`, of all texts with
+                their citations.
+            vector: The query as embedded already, shape (dim,); None to have it embedded.
+            **options: See `SearchOptions`. `limit` says how many hits to choose from, 50 unless
+                given; `context` widens each of them where there is room.
+
+        Returns:
+            Passages, the one with the best hit first.
+
+        Raises:
+            ValueError: The budget is too small for any passage; or as of `search`.
+        """
+        asked = self._ask([query], as_rows(vector), options, PASSAGE_DEFAULTS)
+        return self._run(lambda where: packed(asked, where, token_budget=token_budget))
+
+    def explain(
+        self, query: str, *, vector: ArrayLike | None = None, **options: Unpack[SearchKeywords]
+    ) -> Explanation:
+        """Search, and tell how: the options and who set them, the request, and every stage.
+
+        Args:
+            query: What is looked for, in words.
+            vector: The query as embedded already, shape (dim,); None to have it embedded.
+            **options: See `SearchOptions`.
+
+        Returns:
+            What was sent and what came back; printed, it is a table of the hits with their place
+            in each stage.
+
+        Raises:
+            ValueError: As of `search`.
+        """
+        asked = self._ask([query], as_rows(vector), options)
+        return self._run(lambda where: explained(asked, where))
+
+    def _ask(
+        self,
+        queries: Sequence[str],
+        vectors: ArrayLike | None,
+        options: SearchKeywords,
+        *first: tuple[str, SearchKeywords],
+    ) -> Asked:
+        return ask(
+            queries,
+            vectors=vectors,
+            levels=[*first, (RETRIEVER, self._options), (CALL, options)],
+            rerank=self._reranker is not None,
+            warned=self._warned,
         )
-        where = self._searchable()
-        embedder = query_embedder(search, where)
-        vector = None if embedder is None else embed_query(embedder, query)
+
+    def _run(self, flow: Callable[[Searchable], Flow[T]]) -> T:
+        where, points = self._collection.searchable()
+        embedded: dict[Embed, Vectors] = {}
         try:
-            return self._answer(search, where, vector)
+            return self._perform(flow(where), where, points, embedded)
         except CollectionNotFound:
             # Older versions may have been deleted since it was opened.
             self._collection.open()
-            return self._answer(search, self._searchable(), vector)
+            where, points = self._collection.searchable()
+            return self._perform(flow(where), where, points, embedded)
 
-    def _searchable(self) -> Searchable:
-        collection = self._collection
-        collection.refresh()
-        return Searchable(
-            name=collection.name,
-            version=collection.version,
-            manifest=collection.manifest,
-            config=collection.config,
-            embedder=collection.embedder,
-            embedded=collection.embedded,
-            tenant=collection.tenant,
-        )
-
-    def _answer(self, search: Search, where: Searchable, vector: Vectors | None) -> list[Hit]:
-        request = query_request(search, where, vector=vector)
-        return [] if request is None else hits(self._send(request))
-
-    def _send(self, request: models.QueryRequest) -> types.QueryResponse:
+    def _perform(
+        self, flow: Flow[T], where: Searchable, points: Points, embedded: dict[Embed, Vectors]
+    ) -> T:
+        """Carry out a flow; what was embedded (and paid for) is kept for a second attempt."""
         try:
-            (response,) = self._collection.points.query([request])
+            step = next(flow)
+            while True:
+                if isinstance(step, Embed):
+                    if step not in embedded:
+                        embedded[step] = _embed(step, where)
+                    step = flow.send(embedded[step])
+                else:
+                    step = flow.send(self._answer(step, points))
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    def _answer(self, step: Step, points: Points) -> Any:
+        try:
+            match step:
+                case Query():
+                    return points.query(step.requests)
+                case Group():
+                    return points.query_groups(
+                        step.request, group_by=step.group_by, group_size=step.group_size
+                    )
+                case Read():
+                    return _read(points, step)
+                case Rerank():
+                    assert self._reranker is not None  # noqa: S101  (else it is not asked for)
+                    return rerank(self._reranker, step.query, step.hits)
+                case Values():
+                    return list(points.facet(step.key, limit=MOST_VALUES))
         except Exception as exc:
             if kind_of(exc) is Failure.NOT_FOUND:
                 raise CollectionNotFound(f"collection {self._collection.name!r} is gone") from exc
             raise
-        return response
+
+
+def _embed(step: Embed, where: Searchable) -> Vectors:
+    assert where.embedder is not None  # noqa: S101  (else it is not asked for)
+    if len(step.queries) == 1:
+        return embed_query(where.embedder, step.queries[0])[None, :]
+    return embed_queries(where.embedder, step.queries)
+
+
+def _read(points: Points, step: Read) -> dict[str, models.Record]:
+    found: dict[str, models.Record] = {}
+    for ids in batched(step.ids, points.most_values):
+        found |= points.retrieve(list(ids), fields=step.fields, vectors=step.vectors)
+    return found

@@ -53,7 +53,7 @@ def file_hash(raw: bytes, *, corpus: str, source: str, settings: Sequence[object
 def document_hash(document: Document, *, corpus: str, settings: Sequence[object]) -> str:
     """The document hash of a document that came as an object; see `file_hash`."""
     metadata = json.dumps(dict(document.metadata), sort_keys=True)
-    structure = (document.format, document.language, document.first_line)
+    structure = (document.format, document.language, document.first_line, *document.pages)
     content = (document.title, metadata, *structure, document.text)
     return _digest("document", corpus, document.source, *settings, *content)
 
@@ -95,6 +95,7 @@ def payload(
 ) -> dict[str, Any]:
     """The payload of a chunk's point."""
     owner = {} if tenant is None else {TENANT: tenant}
+    pages = {} if chunk.page is None else {"page": chunk.page, "last_page": chunk.last_page}
     return {
         **owner,
         "text": chunk.text,
@@ -105,6 +106,7 @@ def payload(
         "start": chunk.start,
         "end": chunk.end,
         "line": chunk.line,
+        **pages,
         "headings": list(chunk.headings),
         "document_hash": document_hash,
         "chunk_hash": chunk_hash,

@@ -1,116 +1,33 @@
-"""A search becomes a request, and the answer hits: all that does not depend on how it is sent.
-
-`Retriever` and `AsyncRetriever` differ in how they embed a query and send a request. What is asked
-for (`Search`), where (`Searchable`), and what follows from the two stands here, without any I/O:
-
-    search = Search(query="rotate the keys", limit=5)
-    embedder = query_embedder(search, where)     # None: by words alone
-    request = query_request(search, where, vector=...)
-    found = hits(response)
-"""
+"""A search becomes a request, and the answer hits: all that does not depend on how it is sent."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from functools import lru_cache
+from typing import Any
 
 from qdrant_client import models
 from qdrant_client.conversions import common_types as types
 
 from ragkit.embeddings import Embedder, Vectors
 from ragkit.errors import CollectionMismatch
+from ragkit.filters import filter_keys
+from ragkit.foreign import ForeignSchema
+from ragkit.hits import Hit, hit_fields, read_hit
 from ragkit.manifest import Manifest, check_tenancy
 from ragkit.quantization import default_oversampling
 from ragkit.schema import BM25, DENSE
+from ragkit.search_options import SearchOptions, Settled
+from ragkit.server import FUSION_WEIGHTS, PREFIX_MATCH, ServerInfo
 from ragkit.sparse import Bm25Encoder
-from ragkit.tenancy import scoped_request
+from ragkit.tenancy import TENANT, scoped_request
 
-Mode: TypeAlias = Literal["dense", "sparse", "hybrid"]
-
-MAX_LIMIT = 10_000
-_CANDIDATES = 50  # the least that each side of a hybrid search brings
-_CANDIDATES_PER_HIT = 3
-# Ranks count as 1 / (k + rank). Of the k measured on five judged sets, 10 was the best single
-# default: mean nDCG@10 of 0.665, against 0.614 for BM25 and 0.637 for MiniLM alone.
-_RRF_K = 10
 # With a graph, fewer candidates than this cost recall on the embedded engine.
 _MIN_HNSW_EF = 256
-_FIELDS = [
-    "text",
-    "title",
-    "source",
-    "corpus",
-    "start",
-    "end",
-    "line",
-    "headings",
-    "ordinal",
-    "metadata",
-]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hit:
-    """A passage found.
-
-    Attributes:
-        id: The point's id.
-        score: Higher is better; what it means depends on the mode: cosine similarity (dense), BM25
-            (sparse), or fused reciprocal ranks (hybrid). Scores of different modes do not compare.
-        source: The document, within its corpus.
-        corpus: The corpus.
-        text: The passage.
-        start: Offset of its first character in the document's text.
-        end: Offset after its last.
-        line: The file's line (1-based) where it begins; None for converted formats such as HTML.
-        headings: The headings above it, outermost first.
-        ordinal: Its place among the document's chunks, from 0.
-        metadata: The document's.
-    """
-
-    id: str
-    score: float
-    title: str
-    source: str
-    corpus: str
-    text: str
-    start: int
-    end: int
-    line: int | None
-    headings: tuple[str, ...]
-    ordinal: int
-    metadata: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Search:
-    """What is looked for and how; `Retriever.search` explains each option.
-
-    Raises:
-        ValueError: A blank query, or an option out of range.
-    """
-
-    query: str
-    limit: int = 10
-    mode: Mode | None = None
-    filter: models.Filter | None = None
-    oversampling: float | None = None
-    rescore: bool = True
-    exact: bool = False
-    score_threshold: float | None = None
-
-    def __post_init__(self) -> None:
-        if not self.query.strip():
-            raise ValueError("expected a query with words in it, got a blank one")
-        if any("\ud800" <= char <= "\udfff" for char in self.query):
-            raise ValueError("expected a query of valid text, got one that is not UTF-8")
-        if not 1 <= self.limit <= MAX_LIMIT:
-            raise ValueError(f"expected a limit from 1 to {MAX_LIMIT}, got {self.limit}")
-        if self.oversampling is not None and not self.oversampling >= 1.0:
-            raise ValueError(f"expected oversampling of at least 1.0, got {self.oversampling}")
-        if self.mode is not None and self.mode not in get_args(Mode):
-            raise ValueError(f"expected mode dense, sparse or hybrid, got {self.mode!r}")
+# From how many points on a filter without an index is worth a word: below, reading all of them
+# takes less than a millisecond or two.
+_LARGE = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,10 +37,11 @@ class Searchable:
     Attributes:
         name: As the caller calls it.
         version: The collection that the name stood for when it was opened.
-        manifest: What it was made with.
-        config: Qdrant's own account of it.
+        manifest: What it was made with; None if ragkit did not make it.
+        foreign: Where it keeps what, if ragkit did not make it.
+        info: Qdrant's own account of it.
+        server: What the server is; None for the embedded engine.
         embedder: Embeds queries, the same as embedded its passages; None to search by words.
-        embedded: Whether it lives on the embedded engine.
         tenant: Whose passages alone are found; None in a collection without tenants.
 
     Raises:
@@ -132,122 +50,253 @@ class Searchable:
 
     name: str
     version: str
-    manifest: Manifest
-    config: models.CollectionConfig
+    manifest: Manifest | None
+    foreign: ForeignSchema | None = None
+    info: models.CollectionInfo
     embedder: Embedder | None
-    embedded: bool
+    server: ServerInfo | None
     tenant: str | None
 
     def __post_init__(self) -> None:
-        check_tenancy(self.manifest, self.tenant, name=self.name)
+        if self.manifest is not None:
+            check_tenancy(self.manifest, self.tenant, name=self.name)
+
+    @property
+    def vector_name(self) -> str:
+        """The name of the dense vector."""
+        return DENSE if self.foreign is None else self.foreign.vector
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """The search options that were found best for it."""
+        return self.manifest.search if self.manifest is not None else {}
+
+    @property
+    def dim(self) -> int | None:
+        """The width of its dense vectors; None where there are none."""
+        params = self._vector_params
+        return None if params is None else params.size
 
     @property
     def shard_key(self) -> str | None:
         """Where the tenant's points are, if tenants have shards of their own."""
-        return self.tenant if self.manifest.tenancy == "shard" else None
+        by_shard = self.manifest is not None and self.manifest.tenancy == "shard"
+        return self.tenant if by_shard else None
+
+    @property
+    def quantization(self) -> models.QuantizationConfig | None:
+        """How its vectors are quantized: by their own setting, else by the collection's."""
+        params = self._vector_params
+        own = params.quantization_config if params is not None else None
+        return own or self.info.config.quantization_config
+
+    @property
+    def _vector_params(self) -> models.VectorParams | None:
+        vectors = self.info.config.params.vectors
+        return vectors.get(self.vector_name) if isinstance(vectors, Mapping) else vectors
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether the vectors of the embedded engine are searched through a graph."""
+        return self.server is None and self.info.config.hnsw_config.m > 0
+
+    @property
+    def matches_prefixes(self) -> bool:
+        """Whether a filter may ask for the beginning of a value."""
+        return self.server is None or self.server.has(PREFIX_MATCH)
+
+    def unindexed(self, where: models.Filter | None) -> list[str]:
+        """The payload keys of a filter that have no index, in a collection where that matters."""
+        if where is None or (self.info.points_count or 0) < _LARGE:
+            return []
+        return sorted(filter_keys(where) - self.info.payload_schema.keys() - {TENANT})
 
 
-def query_embedder(search: Search, where: Searchable) -> Embedder | None:
-    """Who has to embed the query; None when it is searched for by words alone.
+def check_search(settled: Settled, where: Searchable, *, vectors: Vectors | None) -> None:
+    """Refuse what this collection cannot be asked.
+
+    Args:
+        settled: The options.
+        where: The collection.
+        vectors: The queries as embedded by the caller, shape (n, dim); None if he brings none.
 
     Raises:
-        CollectionMismatch: The mode asked for needs an embedder, and there is none.
+        ValueError: The vectors are not as wide as the collection's.
+        CollectionMismatch: The mode needs an embedder or words, an option a collection of
+            ragkit's, or rescoring is asked for where nothing is quantized.
+        ServerTooOld: The server cannot do that yet.
     """
-    if search.mode == "sparse":
-        return None
-    if search.mode is not None and where.embedder is None:
-        held = where.manifest.embedder
+    if where.foreign is not None:
+        _check_foreign(settled.options, where)
+    if vectors is not None and vectors.shape[1] != where.dim:
+        raise ValueError(
+            f"expected query vectors of {where.dim} dimensions, as collection {where.name!r} has "
+            f"them, got {vectors.shape[1]}"
+        )
+    mode, meaning = settled.options.mode, vectors is not None or where.embedder is not None
+    if not meaning and (mode in ("dense", "hybrid") or where.manifest is None):
+        held = where.manifest.embedder if where.manifest else "it was filled with"
         remedy = f"pass the embedder {held}" if held else "use mode='sparse'"
         raise CollectionMismatch(
-            f"mode {search.mode!r} needs an embedder, and collection {where.name!r} was opened "
+            f"mode {mode or 'dense'!r} needs an embedder, and collection {where.name!r} was opened "
             f"without one: {remedy}"
         )
-    return where.embedder
+    if not meaning and settled.options.diversity:
+        raise CollectionMismatch(
+            f"diversity compares dense vectors, and collection {where.name!r} is searched by "
+            "words alone: leave it out"
+        )
+    if settled.options.weights is not None and where.server is not None:
+        where.server.require(FUSION_WEIGHTS)
+    said = settled.said("rescore", "oversampling")
+    if said and where.quantization is None and mode != "sparse" and meaning:
+        raise CollectionMismatch(
+            f"{' and '.join(said)} {'goes' if len(said) == 1 else 'go'} with quantization, and "
+            f"collection {where.name!r} has none: leave it out, or quantize the collection "
+            '(set_quantization, or "ragkit rebuild")'
+        )
+
+
+def _check_foreign(options: SearchOptions, where: Searchable) -> None:
+    asked = f"mode {options.mode!r}" if options.mode in ("sparse", "hybrid") else ""
+    if not asked and options.context:
+        asked = "context"
+    if asked:
+        raise CollectionMismatch(
+            f"{asked} needs what ragkit stores with a passage, and collection {where.name!r} was "
+            "not made by ragkit: use mode='dense' without context"
+        )
+
+
+def asks_for_meaning(options: SearchOptions, where: Searchable) -> bool:
+    """Whether the query has to be embedded."""
+    return options.mode != "sparse" and where.embedder is not None
 
 
 def query_request(
-    search: Search, where: Searchable, *, vector: Vectors | None
+    query: str,
+    options: SearchOptions,
+    where: Searchable,
+    *,
+    vector: Vectors | None,
+    narrowed: models.Filter | None,
+    limit: int,
 ) -> models.QueryRequest | None:
     """The request to send; None when the query holds nothing to search for.
 
     Args:
-        search: What is looked for.
+        query: What is looked for.
+        options: How.
         where: The collection.
-        vector: The query as `query_embedder` embeds it, shape (dim,); None where it is None.
+        vector: The query as embedded, shape (dim,); None to search by words alone.
+        narrowed: The options' filter, as Qdrant's.
+        limit: How many hits to bring, which may be more than the caller gets.
     """
-    sides = _sides(search, where, vector)
+    sides = _sides(query, options, where, vector, narrowed, limit)
     if not sides:
         return None
     request = models.QueryRequest(
         shard_key=where.shard_key,
-        limit=search.limit,
-        score_threshold=search.score_threshold,
-        with_payload=_FIELDS,
-        filter=search.filter,
+        limit=limit,
+        score_threshold=options.score_threshold,
+        with_payload=hit_fields(where.foreign),
+        filter=narrowed,
     )
     if len(sides) == 1:
-        return scoped_request(request.model_copy(update=sides[0]), where.tenant)
-    candidates = max(_CANDIDATES, _CANDIDATES_PER_HIT * search.limit)
+        (side,) = sides.values()
+        return scoped_request(request.model_copy(update=side), where.tenant)
     # Prefetches choose their candidates before the request's own filter is looked at.
     request.prefetch = [
-        models.Prefetch(**side, filter=search.filter, limit=candidates) for side in sides
+        models.Prefetch(**side, filter=narrowed, limit=max(options.candidates, limit))
+        for side in sides.values()
     ]
-    request.query = models.RrfQuery(rrf=models.Rrf(k=_RRF_K))
+    request.query = _fusion(options, list(sides))
     return scoped_request(request, where.tenant)
 
 
-def hits(response: types.QueryResponse) -> list[Hit]:
-    """What was found, best first, and equal scores by id: a server leaves their order to chance."""
-    return [_hit(point) for point in sorted(response.points, key=_rank)]
+def diversified_request(request: models.QueryRequest, options: SearchOptions) -> None:
+    """Let the engine choose among the candidates of a dense request by relevance and difference."""
+    nearest = request.query
+    assert isinstance(nearest, list)  # noqa: S101  (a dense side's vector)
+    mmr = models.Mmr(diversity=options.diversity, candidates_limit=options.candidates)
+    request.query = models.NearestQuery(nearest=nearest, mmr=mmr)
 
 
-def _sides(search: Search, where: Searchable, vector: Vectors | None) -> list[dict[str, Any]]:
+def read_hits(response: types.QueryResponse, where: Searchable, *, ordered: bool) -> list[Hit]:
+    """What was found, best first.
+
+    Args:
+        response: The answer.
+        where: The collection.
+        ordered: The order is the engine's choice. Else it is by score, and equal scores by id: a
+            server leaves their order to chance.
+    """
+    points = response.points if ordered else sorted(response.points, key=_rank)
+    return [read_hit(point, foreign=where.foreign) for point in points]
+
+
+def read_groups(result: types.GroupsResult, where: Searchable) -> list[Hit]:
+    """The hits of groups, one group after the other, best first."""
+    return [
+        read_hit(point, foreign=where.foreign, group=group.id)
+        for group in sorted(result.groups, key=lambda group: _rank(group.hits[0]))
+        for point in sorted(group.hits, key=_rank)
+    ]
+
+
+def _sides(
+    query: str,
+    options: SearchOptions,
+    where: Searchable,
+    vector: Vectors | None,
+    narrowed: models.Filter | None,
+    limit: int,
+) -> dict[str, dict[str, Any]]:
     """The searches to make: by meaning, by words, or both."""
-    sides: list[dict[str, Any]] = []
+    sides: dict[str, dict[str, Any]] = {}
     if vector is not None:
-        params = _search_params(search, where)
-        sides.append({"query": vector.tolist(), "using": DENSE, "params": params})
-    if search.mode != "dense":
-        manifest = where.manifest
-        encoder = Bm25Encoder(avg_len=manifest.avg_len, language=manifest.language)
-        words = encoder.encode_query(search.query)
+        params = _search_params(options, where, narrowed, limit)
+        sides["dense"] = {"query": vector.tolist(), "using": where.vector_name, "params": params}
+    if options.mode != "dense" and where.manifest is not None:
+        words = _encoder(where.manifest.avg_len, where.manifest.language).encode_query(query)
         if words.indices:
-            sides.append({"query": words, "using": BM25})
+            sides["sparse"] = {"query": words, "using": BM25}
     return sides
 
 
-def _search_params(search: Search, where: Searchable) -> models.SearchParams:
-    config = where.config
-    graph = where.embedded and config.hnsw_config.m > 0 and not search.exact
+def _search_params(
+    options: SearchOptions, where: Searchable, narrowed: models.Filter | None, limit: int
+) -> models.SearchParams:
+    # On the embedded engine a graph that knows nothing of a key loses its way among the points
+    # that are filtered out: recall is near nothing, while a scan finds all.
+    exact = options.exact or (where.has_graph and bool(where.unindexed(narrowed)))
+    hnsw_ef = options.hnsw_ef
+    if hnsw_ef is None and where.has_graph and not exact:
+        hnsw_ef = max(_MIN_HNSW_EF, 2 * limit)
     params = models.SearchParams(
-        exact=search.exact, hnsw_ef=max(_MIN_HNSW_EF, 2 * search.limit) if graph else None
+        exact=exact, hnsw_ef=hnsw_ef, indexed_only=options.indexed_only or None
     )
-    if config.quantization_config is not None:
+    quantization = where.quantization
+    if quantization is not None:
         # Always said: the engine's own default depends on the kind of quantization.
         params.quantization = models.QuantizationSearchParams(
-            rescore=search.rescore,
-            oversampling=search.oversampling or default_oversampling(config.quantization_config),
+            rescore=options.rescore,
+            oversampling=options.oversampling or default_oversampling(quantization),
         )
     return params
 
 
+def _fusion(options: SearchOptions, sides: Sequence[str]) -> models.Query:
+    if options.fusion == "dbsf":
+        return models.FusionQuery(fusion=models.Fusion.DBSF)
+    weights = None if options.weights is None else [options.weights[side] for side in sides]
+    return models.RrfQuery(rrf=models.Rrf(k=options.rrf_k, weights=weights))
+
+
+@lru_cache
+def _encoder(avg_len: float, language: str) -> Bm25Encoder:
+    return Bm25Encoder(avg_len=avg_len, language=language)
+
+
 def _rank(point: models.ScoredPoint) -> tuple[float, str]:
     return -point.score, str(point.id)
-
-
-def _hit(point: models.ScoredPoint) -> Hit:
-    fields = point.payload or {}
-    return Hit(
-        id=str(point.id),
-        score=point.score,
-        title=fields["title"],
-        source=fields["source"],
-        corpus=fields["corpus"],
-        text=fields["text"],
-        start=fields["start"],
-        end=fields["end"],
-        line=fields.get("line"),
-        headings=tuple(fields.get("headings") or ()),
-        ordinal=fields["ordinal"],
-        metadata=fields.get("metadata") or {},
-    )

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-from qdrant_client import models
+from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.client_base import QdrantBase
 
-from ragkit.delivery import deliver
+from ragkit.delivery import adeliver, deliver
 from ragkit.edge import EdgeClient
 from ragkit.errors import ServerTooOld
 
@@ -60,6 +60,16 @@ TURBO_QUANTIZATION = Feature(
     name="turbo quantization",
     since=Version(1, 18, 0),
     instead="use quantization='scalar'",
+)
+FUSION_WEIGHTS = Feature(
+    name="fusion with weights",
+    since=Version(1, 17, 0),
+    instead="leave weights out",
+)
+PREFIX_MATCH = Feature(
+    name="matching by prefix",
+    since=Version(1, 19, 0),
+    instead="match whole values",
 )
 
 
@@ -107,7 +117,7 @@ class ServerInfo:
 
 
 # Weak, so that what is remembered of a client goes with it.
-_known: WeakKeyDictionary[QdrantBase, ServerInfo] = WeakKeyDictionary()
+_known: WeakKeyDictionary[QdrantBase | AsyncQdrantClient, ServerInfo] = WeakKeyDictionary()
 
 
 def server_info(client: QdrantBase) -> ServerInfo | None:
@@ -123,6 +133,17 @@ def server_info(client: QdrantBase) -> ServerInfo | None:
         return None
     if client not in _known:
         remember(client, read_info(deliver(client.info, what=_ASKING)))
+    return _known[client]
+
+
+async def aserver_info(client: AsyncQdrantClient) -> ServerInfo:
+    """What the server behind an asynchronous client says of itself, asked once for each client.
+
+    Raises:
+        StoreUnavailable: It does not answer.
+    """
+    if client not in _known:
+        remember(client, read_info(await adeliver(client.info, what=_ASKING)))
     return _known[client]
 
 
@@ -148,7 +169,7 @@ def require(client: QdrantBase, feature: Feature) -> None:
         info.require(feature)
 
 
-def remember(client: QdrantBase, info: ServerInfo) -> None:
+def remember(client: QdrantBase | AsyncQdrantClient, info: ServerInfo) -> None:
     """Spare a client the question that has been answered."""
     _known[client] = info
 

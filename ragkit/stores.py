@@ -131,6 +131,7 @@ async def aconnect(
         fault.log(address)
         await client.close()
         client = _aopen(address, prefer_grpc=False)
+    remember(client, seen.info)
     return client
 
 

@@ -14,10 +14,11 @@ from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 
 from ragkit.delivery import WRITING, deliver
-from ragkit.errors import CollectionError, CollectionMismatch
+from ragkit.errors import CollectionError, CollectionMismatch, CollectionNotFound, StoreDenied
 from ragkit.failures import Failure, kind_of
 from ragkit.manifest import Manifest
 
+FRESH_S = 30.0  # after which a search looks whether the name stands for another version
 _LONGEST = 240
 _FORBIDDEN_CHARACTERS = '< > : " / \\ | ? *'
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
@@ -45,6 +46,26 @@ def missing(name: str, known: Sequence[str]) -> str:
 def physical(client: QdrantBase, name: str) -> str:
     """The collection that a name stands for: itself unless it is an alias."""
     return _aliases(client).get(name, name)
+
+
+def described(client: QdrantBase, name: str) -> tuple[str, models.CollectionInfo]:
+    """The collection that a name stands for now, and Qdrant's account of it.
+
+    Raises:
+        CollectionNotFound: There is none.
+    """
+    what = f"reading collection {name!r}"
+    try:
+        version = deliver(lambda: physical(client, name), what=what)
+    except StoreDenied:  # a key for this collection alone may not list aliases
+        version = name
+    try:
+        return version, deliver(lambda: client.get_collection(version), what=what)
+    except Exception as exc:
+        if kind_of(exc) is not Failure.NOT_FOUND:
+            raise
+        known = deliver(lambda: names(client), what=what)
+        raise CollectionNotFound(missing(name, known)) from exc
 
 
 def versions(client: QdrantBase, name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""A stand-in for the Gemini embedding API: a server on loopback, as strict as the real one.
+"""A stand-in for the Gemini API: a server on loopback, as strict as the real one.
 
     with GeminiServer() as server:
         client = genai.Client(api_key=server.key, http_options={"base_url": server.url})
@@ -6,8 +6,9 @@
 A process of its own, which leaves the client's alone, is `python gemini_server.py --help`.
 
 It answers under /v1 and /v1beta: `batchEmbedContents`, `embedContent`, `asyncBatchEmbedContent`,
-batches (get, list, cancel, delete) and files (upload, get, list, delete, download). What goes
-wrong is scripted with the faults of `gemini_standin.faults`, and `server.calls` is the wire log.
+`generateContent`, batches (get, list, cancel, delete) and files (upload, get, list, delete,
+download). What goes wrong is scripted with the faults of `gemini_standin.faults`, and
+`server.calls` is the wire log.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import Any, Self, cast
 from urllib.parse import parse_qsl, urlsplit
 
 from gemini_standin import faults
+from gemini_standin.answers import Prompt, answer_reply, read_prompt
 from gemini_standin.batches import BatchFaults, BatchStore, Job, State
 from gemini_standin.calls import Call
 from gemini_standin.faults import Fault
@@ -48,7 +50,17 @@ from gemini_standin.wire import (
     unknown_name,
 )
 
-__all__ = ["BatchFaults", "Call", "Fault", "GeminiServer", "Job", "Reply", "StoredFile", "faults"]
+__all__ = [
+    "BatchFaults",
+    "Call",
+    "Fault",
+    "GeminiServer",
+    "Job",
+    "Prompt",
+    "Reply",
+    "StoredFile",
+    "faults",
+]
 
 KEY_HEADER = "x-goog-api-key"
 _ROUTE = re.compile(
@@ -67,6 +79,7 @@ class GeminiServer:
         latency_s: From a call's arrival to its answer, at least.
         poison: A call for a text that holds one of these is refused as a whole with 400; in a
             batch job only its line is.
+        answer: What a model answers to a prompt; None where the prompt is blocked.
         calls: The wire log, in order of arrival.
         batches: The batch jobs and their switches: `faults`, `seconds`, `max_inline_bytes`, `jobs`.
         files: The files and their limits: `stored`, `max_file_bytes`, `max_stored_bytes`. A file
@@ -77,6 +90,7 @@ class GeminiServer:
         self.key = key or f"standin-{secrets.token_hex(12)}"
         self.latency_s = latency_s
         self.poison: set[str] = set()
+        self.answer: Callable[[Prompt], str | None] = lambda _prompt: "I do not know."
         self.calls: list[Call] = []
         self._lock = threading.RLock()
         self._quota = Quota()
@@ -239,6 +253,9 @@ class GeminiServer:
             return self.files.start_upload(raw, call.headers, version)
 
     def _model(self, call: Call, raw: bytes, version: str, name: str, action: str) -> Reply:
+        if (call.method, action) == ("POST", "generateContent"):
+            prompt = read_prompt(raw, name, version)
+            return answer_reply(prompt, self.answer(prompt))
         known = ("batchEmbedContents", "embedContent", "asyncBatchEmbedContent")
         if call.method != "POST" or action not in known:
             return not_found_page()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import subprocess
 import sys
@@ -10,8 +11,18 @@ import numpy as np
 import pytest
 
 from ragkit.cache import CachedEmbedder
-from ragkit.embeddings import HashEmbedder, Vectors
+from ragkit.embeddings import (
+    AsyncEmbedder,
+    AsyncQueryBatchEmbedder,
+    HashEmbedder,
+    QueryBatchEmbedder,
+    Vectors,
+    aembed_queries,
+    aembed_query,
+    embed_queries,
+)
 from ragkit.errors import EmbeddingError, QuotaExhausted, TextsRefused
+from ragkit.usage import Forecast
 
 
 class Counting(HashEmbedder):
@@ -171,3 +182,107 @@ def test_what_was_embedded_before_an_error_is_kept_and_handed_on(
     cached.embed_documents(["old", "new"], titles=["", ""])
     cached.close()
     assert inner.asked == []
+
+
+class InOneCall(Counting):
+    """Embeds many queries in one call, and may refuse some of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+        self.usage = "what was used"
+
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        self.calls += 1
+        self.asked += texts
+        vectors = np.stack([HashEmbedder.embed_query(self, text) for text in texts])
+        if "poison" not in texts:
+            return vectors
+        bad = list(texts).index("poison")
+        good = {i: vector for i, vector in enumerate(vectors) if i != bad}
+        raise TextsRefused("not all of it", failed={bad: "poison"}, vectors=good)
+
+    def forecast(self, texts: int, tokens: int) -> Forecast:
+        return Forecast(cost_usd=1.0 * texts, minutes=1.0 * tokens)
+
+
+class Awaited(InOneCall):
+    """The same from coroutines."""
+
+    async def aembed_query(self, text: str) -> Vectors:
+        return self.embed_query(text)
+
+    async def aembed_queries(self, texts: Sequence[str]) -> Vectors:
+        return self.embed_queries(texts)
+
+
+def together(cached: CachedEmbedder, texts: Sequence[str]) -> Vectors:
+    """Through the coroutine where there is one."""
+    if isinstance(cached, AsyncQueryBatchEmbedder):
+        return asyncio.run(aembed_queries(cached, texts))
+    return embed_queries(cached, texts)
+
+
+@pytest.mark.parametrize("kind", [Counting, InOneCall, Awaited])
+def test_of_many_queries_only_those_that_are_missing_are_embedded(
+    tmp_path: Path, kind: type[Counting]
+) -> None:
+    inner = kind()
+    cached = CachedEmbedder(inner, tmp_path / "cache.db")
+    known = cached.embed_query("known")
+    vectors = together(cached, ["new", "known", "other", "new"])
+    assert inner.asked == ["known", "new", "other"]
+    assert getattr(inner, "calls", 1) == 1
+    np.testing.assert_array_equal(vectors[1], known)
+    plain = np.stack([HashEmbedder(16).embed_query(text) for text in ("new", "other", "new")])
+    np.testing.assert_allclose(vectors[[0, 2, 3]], plain, rtol=1e-6)
+    np.testing.assert_array_equal(together(cached, ["other"])[0], cached.embed_query("other"))
+    assert cached.embed_queries([]).shape == (0, 16)
+    cached.close()
+    assert inner.asked == ["known", "new", "other"]
+
+
+@pytest.mark.parametrize("kind", [InOneCall, Awaited])
+def test_refused_queries_have_the_places_of_the_call_and_the_others_are_kept(
+    tmp_path: Path, kind: type[InOneCall]
+) -> None:
+    inner = kind()
+    cached = CachedEmbedder(inner, tmp_path / "cache.db")
+    cached.embed_query("known")
+    with pytest.raises(TextsRefused, match=r"1 of 3 texts .*; text 1: poison") as caught:
+        together(cached, ["known", "poison", "new"])
+    assert (sorted(caught.value.failed), sorted(caught.value.vectors)) == ([1], [0, 2])
+    inner.asked.clear()
+    together(cached, ["new", "known"])
+    cached.close()
+    assert inner.asked == []
+
+
+def test_a_blank_query_is_named_by_its_place_though_others_are_cached(tmp_path: Path) -> None:
+    cached = CachedEmbedder(Awaited(), tmp_path / "cache.db")
+    cached.embed_query("known")
+    with pytest.raises(ValueError, match="query 1: expected"):
+        cached.embed_queries(["known", " "])
+    cached.close()
+
+
+def test_a_query_is_awaited_once_and_then_recalled(tmp_path: Path) -> None:
+    inner = Awaited()
+    cached = CachedEmbedder(inner, tmp_path / "cache.db")
+    assert isinstance(cached, AsyncEmbedder)
+    first = asyncio.run(aembed_query(cached, "keys"))
+    np.testing.assert_array_equal(first, asyncio.run(aembed_query(cached, "keys")))
+    np.testing.assert_array_equal(first, cached.embed_query("keys"))
+    cached.close()
+    assert inner.asked == ["keys"]
+
+
+def test_coroutines_and_counts_are_there_where_the_embedder_has_them(tmp_path: Path) -> None:
+    plain = CachedEmbedder(HashEmbedder(16), tmp_path / "cache.db")
+    assert isinstance(plain, QueryBatchEmbedder)
+    assert not isinstance(plain, AsyncEmbedder)
+    assert not any(hasattr(plain, name) for name in ("usage", "forecast", "aembed_queries"))
+    full = CachedEmbedder(Awaited(), tmp_path / "cache.db")
+    assert isinstance(full, AsyncQueryBatchEmbedder)
+    assert full.usage == "what was used"
+    assert full.forecast(2, 3) == Forecast(cost_usd=2.0, minutes=3.0)

@@ -7,6 +7,7 @@ from langchain_text_splitters import Language
 
 from ragkit.chunks import Chunk, Chunker
 from ragkit.documents import Document
+from ragkit.reading.content import join_pages
 from ragkit.tokens import CHARACTER_TOKENS, estimate_tokens
 
 FORMATS = ("text", "markdown", "rst", "code", "records")
@@ -159,6 +160,34 @@ def test_a_short_text_is_one_chunk_without_its_outer_blank_lines() -> None:
 
 def test_a_converted_document_has_no_line_numbers() -> None:
     assert [chunk.line for chunk in chunks_of("a\n\nb", first_line=None)] == [None]
+
+
+def test_a_chunk_knows_the_pages_that_it_begins_and_ends_on() -> None:
+    pages = ["First page, " * 4, "", "Third page, " * 40, "Fourth page."]
+    text, starts = join_pages(pages)
+    chunks = Chunker(max_tokens=60, overlap=12)(
+        Document(source="a.pdf", text=text, title="T", first_line=None, pages=starts)
+    )
+    names = {"First": 1, "Third": 3, "Fourth": 4}
+    told = [[page for name, page in names.items() if name in chunk.text] for chunk in chunks]
+    assert [(chunk.page, chunk.last_page) for chunk in chunks] == [(p[0], p[-1]) for p in told]
+    assert {(chunk.page, chunk.last_page) for chunk in chunks} == {(1, 3), (3, 3), (3, 4)}
+
+
+@pytest.mark.parametrize(("at", "pages"), [(0, (1, 1)), (3, (1, 1)), (4, (1, 2)), (9, (1, 2))])
+def test_a_page_begins_with_its_first_character(at: int, pages: tuple[int, int]) -> None:
+    text = "one two three"[: at + 1]
+    (chunk,) = Chunker()(Document(source="a", text=text, title="T", pages=(0, 4)))
+    assert (chunk.page, chunk.last_page) == pages
+
+
+def test_a_document_without_pages_has_chunks_without_pages() -> None:
+    assert [(chunk.page, chunk.last_page) for chunk in chunks_of("a\n\nb")] == [(None, None)]
+
+
+def test_what_stands_before_the_first_page_goes_with_it() -> None:
+    (chunk,) = Chunker()(Document(source="a", text="cover, text", title="T", pages=(7,)))
+    assert (chunk.page, chunk.last_page) == (1, 1)
 
 
 def test_repeated_passages_are_told_apart() -> None:

@@ -17,7 +17,8 @@ from ragkit.embeddings import HashEmbedder
 from ragkit.errors import RagkitError
 from ragkit.indexer import Indexer
 from ragkit.reports import Progress
-from ragkit.retriever import Mode, Retriever
+from ragkit.retriever import Retriever
+from ragkit.search_options import Mode
 
 pytestmark = pytest.mark.server
 

@@ -339,7 +339,7 @@ def test_the_pace_follows_a_quota_that_the_service_names(server: GeminiServer, m
 
 def test_a_small_quota_makes_small_calls(server: GeminiServer, make: Make) -> None:
     run = gemini_calls.Run(
-        [Text(text="a", task_type="CLUSTERING")] * 30, make(rpm=100.0)._terms(0.0)
+        [Text(text="a", task_type="CLUSTERING")] * 30, make(rpm=100.0)._terms(searching=False)
     )
     assert len(run.jobs()) == 6
 
@@ -402,7 +402,19 @@ def test_blank_and_overlong_texts_are_never_sent(server: GeminiServer, make: Mak
     assert list(caught.value.vectors) == [0]
     assert [call.texts for call in server.calls] == [["fine"]]
     with pytest.raises(TextsRefused, match="model reads 2,048"):
-        make().embed_query("word " * 3_000)
+        make().embed_query("word " * 4_000)
+    assert len(server.calls) == 1
+
+
+def test_a_query_that_the_estimate_may_count_too_high_is_left_to_the_service(
+    server: GeminiServer, make: Make
+) -> None:
+    query = "word " * 2_500
+    assert 1 < estimate_tokens(query) / make().max_tokens < 2
+    assert make().embed_query(query).shape == (768,)
+    with pytest.raises(TextsRefused, match="model reads 2,048"):
+        make().embed_documents([query], titles=[""])
+    assert len(server.calls) == 1
 
 
 def test_texts_are_measured_together_as_each_is_alone(make: Make) -> None:
@@ -576,6 +588,97 @@ def test_only_the_last_queries_are_kept(
     for query in ("a", "b", "a", "c", "a", "b"):
         embedder.embed_query(query)
     assert [call.texts for call in server.calls] == [["a"], ["b"], ["c"], ["b"]]
+
+
+QUERIES = [f"query number {i}" for i in range(250)]
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_many_queries_go_in_calls_of_a_hundred_each_with_its_task(
+    server: GeminiServer, make: Make, awaited: bool
+) -> None:
+    embedder = make(task="code retrieval")
+    vectors = many(embedder, QUERIES, awaited=awaited)
+    assert sorted(len(call.requests) for call in server.calls) == [82, 84, 84]
+    for request in sent(server):
+        assert (request["taskType"], "title" in request) == ("CODE_RETRIEVAL_QUERY", False)
+    for index in (0, 99, 249):
+        alone = make(task="code retrieval").embed_query(QUERIES[index])
+        np.testing.assert_allclose(vectors[index], alone, atol=1e-6)
+
+
+def many(embedder: GeminiEmbedder, texts: list[str], *, awaited: bool) -> np.ndarray[Any, Any]:
+    if not awaited:
+        return embedder.embed_queries(texts)
+
+    async def main() -> np.ndarray[Any, Any]:
+        async with embedder:
+            return await embedder.aembed_queries(texts)
+
+    return asyncio.run(main())
+
+
+def test_many_queries_are_in_flight_at_once(server: GeminiServer, make: Make) -> None:
+    server.latency_s = 0.5
+    make().embed_queries(QUERIES)
+    assert server.max_in_flight == 3
+
+
+def test_queries_in_the_form_of_the_newer_model_have_their_prefix(
+    server: GeminiServer, make: Make
+) -> None:
+    make("gemini-embedding-2").embed_queries(["a", "b"])
+    (call,) = server.calls
+    assert call.texts == ["task: search result | query: a", "task: search result | query: b"]
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_equal_queries_are_sent_once_and_known_ones_not_again(
+    server: GeminiServer, make: Make, awaited: bool
+) -> None:
+    embedder = make()
+    known = embedder.embed_query("a")
+    vectors = many(embedder, ["b", "a", "c", "b"], awaited=awaited)
+    assert [call.texts for call in server.calls] == [["a"], ["b", "c"]]
+    np.testing.assert_array_equal(vectors[1], known)
+    np.testing.assert_array_equal(vectors[0], vectors[3])
+    np.testing.assert_array_equal(vectors[2], embedder.embed_query("c"))
+    vectors[:] = 0.0  # the caller's own
+    assert np.linalg.norm(embedder.embed_queries(["c", "b"]), axis=1) == pytest.approx([1.0, 1.0])
+    assert embedder.embed_queries([]).shape == (0, 768)
+    assert len(server.calls) == 2
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_refused_queries_are_told_by_their_places_and_the_others_are_kept(
+    server: GeminiServer, make: Make, awaited: bool
+) -> None:
+    embedder = make()
+    embedder.embed_query("known")
+    server.poison = {"bad"}
+    with pytest.raises(TextsRefused, match=r"2 of 6 texts cannot be embedded; text 2: ") as caught:
+        many(embedder, ["known", "new", "bad", "new", "bad", "last"], awaited=awaited)
+    assert sorted(caught.value.failed) == [2, 4]
+    assert sorted(caught.value.vectors) == [0, 1, 3, 5]
+    calls = len(server.calls)
+    again = embedder.embed_queries(["last", "new", "known"])
+    assert len(server.calls) == calls
+    for row, index in enumerate((5, 3, 0)):
+        np.testing.assert_array_equal(caught.value.vectors[index], again[row])
+
+
+def test_queries_cut_short_by_a_quota_are_not_paid_for_twice(
+    server: GeminiServer, make: Make
+) -> None:
+    server.quota(per_day=150)
+    embedder = make(concurrency=1)
+    with pytest.raises(QuotaExhausted) as caught:
+        embedder.embed_queries(["again", *QUERIES, "again"])
+    assert sorted(caught.value.vectors) == [*range(84), 251]
+    server.quota()
+    texts = len(sent(server))
+    embedder.embed_queries(QUERIES)
+    assert len(sent(server)) - texts == 250 - 83
 
 
 def test_usage_counts_what_was_used_and_what_it_costs(server: GeminiServer, make: Make) -> None:

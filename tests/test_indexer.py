@@ -208,6 +208,24 @@ def test_documents_can_be_added_and_replaced_without_a_folder(client: QdrantBase
     assert hits[0].metadata == {}
 
 
+def test_pages_are_stored_where_there_are_any_and_belong_to_the_document(
+    client: QdrantBase,
+) -> None:
+    embedder = Recording()
+    docs = Collection(client, "notes", embedder=embedder)
+    plain = Document(source="a", title="A", text="One. Two.")
+    assert counts(Indexer(docs).add([plain])) == (1, 0, 0, 0)
+    (point,) = stored(client).values()
+    assert not {"page", "last_page"} & point["payload"].keys()
+    embedder.texts.clear()
+    paged = Document(source="a", title="A", text="One. Two.", pages=(0, 5))
+    assert counts(Indexer(docs).add([paged])) == (0, 1, 0, 0)
+    assert counts(Indexer(docs).add([paged])) == (0, 0, 1, 0)
+    assert embedder.texts == []
+    (point,) = stored(client).values()
+    assert (point["payload"]["page"], point["payload"]["last_page"]) == (1, 2)
+
+
 def test_a_second_document_of_the_same_source_is_skipped_and_said(client: QdrantBase) -> None:
     docs = Collection(client, "notes")
     one = Document(source="k", title="Keys", text="First.")

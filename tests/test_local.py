@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 import ragkit
 from ragkit.embedders import embedder_of, is_cut_of, with_dim
-from ragkit.embeddings import Embedder
+from ragkit.embeddings import Embedder, QueryBatchEmbedder, embed_queries, embed_query, unread_note
 from ragkit.errors import EmbeddingError, ModelNotFound
 from ragkit.local import LocalEmbedder, SentenceTransformerEmbedder, minilm
 from ragkit.local.minilm import is_installed
@@ -98,6 +98,26 @@ def test_a_question_finds_the_passage_that_shares_its_meaning_and_no_word() -> N
     passages = ["Repairing cars", "Baking bread at home", "Opening a savings account"]
     scores = embed(passages) @ LocalEmbedder().embed_query("my automobile is broken")
     assert np.argmax(scores) == 0
+
+
+@needs_local
+def test_many_queries_have_the_vectors_that_each_has_alone_bit_for_bit() -> None:
+    embedder = LocalEmbedder()
+    assert isinstance(embedder, QueryBatchEmbedder)
+    alone = np.stack([embedder.embed_query(text) for text in SENTENCES])
+    np.testing.assert_array_equal(embedder.embed_queries(SENTENCES), alone)
+    assert embedder.embed_queries([]).shape == (0, 384)
+
+
+@needs_local
+def test_a_query_that_is_a_little_long_is_searched_by_its_beginning_and_said_to_be() -> None:
+    embedder, query = LocalEmbedder(), "How are bicycles repaired? " * 60
+    cut = embed_query(embedder, query)
+    np.testing.assert_array_equal(cut, embed_query(embedder, query[:1_400]))
+    assert "the embedder reads about 400" in (unread_note(embedder, query) or "")
+    assert unread_note(embedder, query[:1_000]) is None
+    with pytest.raises(ValueError, match="at most 800 tokens for all-MiniLM-L6-v2"):
+        embed_query(embedder, "x" * 100_000)
 
 
 @needs_local
@@ -345,6 +365,18 @@ def test_queries_and_documents_get_the_prompts_of_the_model(
     plain = torch_minilm.embed_documents(["query: a dog", "passage: a dog"], titles=["", ""])
     ours = [prompted.embed_query("a dog"), prompted.embed_documents(["a dog"], titles=[""])[0]]
     np.testing.assert_allclose(np.stack(ours), plain, atol=1e-5)
+
+
+@needs_torch
+def test_many_queries_have_the_vectors_that_each_has_alone(
+    torch_minilm: SentenceTransformerEmbedder, with_prompts: Callable[..., Embedder]
+) -> None:
+    prompted = with_prompts({"query": "query: ", "passage": "passage: "})
+    for embedder in (torch_minilm, prompted):
+        alone = np.stack([embedder.embed_query(text) for text in SENTENCES])
+        np.testing.assert_allclose(embed_queries(embedder, SENTENCES), alone, atol=1e-5)
+        assert isinstance(embedder, QueryBatchEmbedder)
+        assert embedder.embed_queries([]).shape == (0, 384)
 
 
 @needs_torch

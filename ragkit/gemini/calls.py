@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ragkit.embeddings import Vectors
-from ragkit.errors import EmbedderUnavailable, EmbeddingError, TextsRefused
+from ragkit.embeddings import Vectors, refusal
+from ragkit.errors import EmbedderUnavailable, EmbeddingError
 from ragkit.fanout import Stopped
 from ragkit.gemini.wire import MAX_TEXTS, Reply, Text, measure, plan_calls
 from ragkit.pacing import Limiter, Retry, Steps, attempts
@@ -27,7 +27,8 @@ class Terms:
 
     Attributes:
         dim: Of the vectors.
-        max_tokens: Of a text with its title; a longer one is refused here.
+        max_tokens: What the model reads of a text with its title.
+        most_tokens: One that has more is refused here.
         most: Texts in one call.
         limiter: The schedule.
         retry: The deadline.
@@ -37,6 +38,7 @@ class Terms:
 
     dim: int
     max_tokens: int
+    most_tokens: int
     most: int
     limiter: Limiter
     retry: Retry
@@ -69,13 +71,7 @@ class Run:
         """
         if not self._failed:
             return self._vectors
-        first = min(self._failed)
-        raise TextsRefused(
-            f"{len(self._failed)} of {len(self._texts)} texts cannot be embedded; "
-            f"text {first}: {self._failed[first]}",
-            failed=self._failed,
-            vectors=self._embedded(),
-        )
+        raise refusal(self._failed, count=len(self._texts), vectors=self._embedded())
 
     @contextmanager
     def handing_over(self) -> Iterator[None]:
@@ -108,11 +104,11 @@ class Run:
             yield from self._embed(sendable)
 
     def _refusal(self, index: int) -> str | None:
-        tokens, most = int(self._tokens[index]), self._terms.max_tokens
+        tokens, reads = int(self._tokens[index]), self._terms.max_tokens
         if not self._texts[index].text.strip():
             return "it is blank"
-        if tokens > most:
-            return f"it has about {tokens:,} tokens with its title, the model reads {most:,}"
+        if tokens > self._terms.most_tokens:
+            return f"it has about {tokens:,} tokens with its title, the model reads {reads:,}"
         return None
 
     def _embed(self, call: Sequence[int], *, whole: bool = True) -> Steps[None]:

@@ -6,13 +6,16 @@ import asyncio
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from ragkit.embeddings import Vectors
+import numpy as np
+
+from ragkit.embeddings import QUERY_SLACK, Vectors, readdressed
+from ragkit.errors import EmbedderUnavailable, TextsRefused
 from ragkit.fanout import in_tasks, in_threads
 from ragkit.gemini.calls import Run, Terms
 from ragkit.gemini.client import Secret, checked_key, connect, key_of
@@ -126,7 +129,11 @@ class GeminiEmbedder:
 
     @property
     def max_tokens(self) -> int:
-        """What the model reads of a text and its title together; more is refused, not cut."""
+        """What the model reads of a text and its title together.
+
+        A passage that has more is refused, not cut. So is a query that has twice as many, by the
+        estimate; of one between the two the service may cut the end.
+        """
         return self._profile.text_tokens
 
     @property
@@ -222,15 +229,39 @@ class GeminiEmbedder:
         Raises:
             EmbeddingError: As in `embed_documents`.
         """
-        if (known := self._known(text)) is not None:
-            return known
-        return self._learn(text, self._embed([self._query(text)], ahead_s=_QUERY_AHEAD_S))
+        vector: Vectors = self.embed_queries([text])[0]
+        return vector
 
     async def aembed_query(self, text: str) -> Vectors:
         """As `embed_query`."""
-        if (known := self._known(text)) is not None:
-            return known
-        return self._learn(text, await self._aembed([self._query(text)], ahead_s=_QUERY_AHEAD_S))
+        vector: Vectors = (await self.aembed_queries([text]))[0]
+        return vector
+
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """Embed queries for the task, equal ones once; shape (len(texts), dim), in order.
+
+        Calls hold up to 100 and run beside each other, as with documents.
+
+        Raises:
+            EmbeddingError: As in `embed_documents`.
+        """
+        known = self._recalled(texts)
+        missing = [text for text in dict.fromkeys(texts) if text not in known]
+        try:
+            vectors = self._embed(self._as_queries(missing), searching=True)
+        except (TextsRefused, EmbedderUnavailable) as exc:
+            raise self._partly_learnt(exc, texts, missing, known) from exc
+        return self._learnt(texts, missing, known, vectors)
+
+    async def aembed_queries(self, texts: Sequence[str]) -> Vectors:
+        """As `embed_queries`."""
+        known = self._recalled(texts)
+        missing = [text for text in dict.fromkeys(texts) if text not in known]
+        try:
+            vectors = await self._aembed(self._as_queries(missing), searching=True)
+        except (TextsRefused, EmbedderUnavailable) as exc:
+            raise self._partly_learnt(exc, texts, missing, known) from exc
+        return self._learnt(texts, missing, known, vectors)
 
     def embed(self, texts: Sequence[str], *, task_type: str) -> Vectors:
         """Embed texts for another task, such as SEMANTIC_SIMILARITY, CLASSIFICATION, CLUSTERING.
@@ -256,27 +287,50 @@ class GeminiEmbedder:
         document = Text(text=text, title=title, task_type=DOCUMENT)
         return body(document, self._profile, dim=self._dim)
 
-    def _query(self, text: str) -> Text:
-        return Text(text=text, task_type=QUERY_SIDES[self._task])
+    def _as_queries(self, texts: Sequence[str]) -> list[Text]:
+        return [Text(text=text, task_type=QUERY_SIDES[self._task]) for text in texts]
 
-    def _known(self, text: str) -> Vectors | None:
+    def _recalled(self, texts: Sequence[str]) -> dict[str, Vectors]:
         with self._lock:
-            vector = self._queries.get(text)
-            if vector is None:
-                return None
-            self._queries.move_to_end(text)
-            return vector.copy()
+            known = {text: self._queries[text] for text in texts if text in self._queries}
+            for text in known:
+                self._queries.move_to_end(text)
+        return {text: vector.copy() for text, vector in known.items()}
 
-    def _learn(self, text: str, vectors: Vectors) -> Vectors:
-        vector: Vectors = vectors[0]
+    def _learn(self, vectors: Mapping[str, Vectors]) -> None:
         with self._lock:
-            self._queries[text] = vector.copy()
-            if len(self._queries) > _QUERIES_KEPT:
+            # Copies: what is handed out is the caller's, and a row keeps its whole matrix.
+            self._queries |= {text: vector.copy() for text, vector in vectors.items()}
+            while len(self._queries) > _QUERIES_KEPT:
                 self._queries.popitem(last=False)
-        return vector
 
-    def _embed(self, texts: Sequence[Text], *, ahead_s: float = 0.0) -> Vectors:
-        run = Run(texts, self._terms(ahead_s))
+    def _learnt(
+        self,
+        texts: Sequence[str],
+        missing: Sequence[str],
+        known: Mapping[str, Vectors],
+        vectors: Vectors,
+    ) -> Vectors:
+        """The vectors of all queries: those kept from before, and those that were missing."""
+        fresh = dict(zip(missing, vectors, strict=True))
+        self._learn(fresh)
+        if not texts:
+            return vectors
+        return np.stack([fresh[text] if text in fresh else known[text] for text in texts])
+
+    def _partly_learnt(
+        self,
+        error: TextsRefused | EmbedderUnavailable,
+        texts: Sequence[str],
+        missing: Sequence[str],
+        known: Mapping[str, Vectors],
+    ) -> TextsRefused | EmbedderUnavailable:
+        """Keep what was embedded before the error; the same error, with the indexes of all."""
+        self._learn({missing[i]: vector for i, vector in error.vectors.items()})
+        return readdressed(error, keys=texts, asked=missing, known=known)
+
+    def _embed(self, texts: Sequence[Text], *, searching: bool = False) -> Vectors:
+        run = Run(texts, self._terms(searching=searching))
         with self._stopping() as stop, run.handing_over():
             if jobs := run.jobs():
                 in_threads(
@@ -288,8 +342,8 @@ class GeminiEmbedder:
                 )
         return run.result()
 
-    async def _aembed(self, texts: Sequence[Text], *, ahead_s: float = 0.0) -> Vectors:
-        run = Run(texts, self._terms(ahead_s))
+    async def _aembed(self, texts: Sequence[Text], *, searching: bool = False) -> Vectors:
+        run = Run(texts, self._terms(searching=searching))
         with run.handing_over():
             if jobs := run.jobs():
                 await in_tasks(
@@ -312,16 +366,17 @@ class GeminiEmbedder:
             with self._lock:
                 self._runs.discard(stop)
 
-    def _terms(self, ahead_s: float) -> Terms:
+    def _terms(self, *, searching: bool) -> Terms:
         on_vertex = self._given_client is not None and self._given_client.vertexai
         return Terms(
             dim=self._dim,
             max_tokens=self.max_tokens,
+            most_tokens=self.max_tokens * (QUERY_SLACK if searching else 1),
             most=1 if on_vertex else MAX_TEXTS,
             limiter=self._limiter,
             retry=self._retry,
             usage=self._usage,
-            ahead_s=ahead_s,
+            ahead_s=_QUERY_AHEAD_S if searching else 0.0,
         )
 
     def _loop_client(self) -> genai.Client:

@@ -103,6 +103,14 @@ class LocalEmbedder:
         vector: Vectors = _model().document("", text)[0]
         return vector
 
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """Embed queries, several at once; shape (len(texts), 384), unit rows.
+
+        Raises:
+            MissingDependency, EmbeddingError: As `embed_query`.
+        """
+        return self.embed_documents(texts, titles=[""] * len(texts))
+
 
 class _Model:
     """The network and its tokenizer; safe to call from several threads."""

@@ -172,9 +172,19 @@ class SentenceTransformerEmbedder:
         Raises:
             MissingDependency, ModelNotFound, EmbeddingError: As `embed_documents`.
         """
-        loaded = self._model_loaded()
-        vector: Vectors = self._encoded(loaded.model.encode_query, [text], loaded.query_prompt)[0]
+        vector: Vectors = self.embed_queries([text])[0]
         return vector
+
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """Embed queries, `batch_size` in one pass; shape (len(texts), dim), unit rows.
+
+        Raises:
+            MissingDependency, ModelNotFound, EmbeddingError: As `embed_documents`.
+        """
+        loaded = self._model_loaded()
+        if not texts:
+            return np.zeros((0, loaded.dim), np.float32)
+        return self._encoded(loaded.model.encode_query, list(texts), loaded.query_prompt)
 
     def _encoded(self, encode: Any, inputs: list[str], prompt: str) -> Vectors:
         # Of a lone surrogate, which UTF-8 has no bytes for, the tokenizer would raise TypeError.

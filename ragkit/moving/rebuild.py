@@ -234,6 +234,8 @@ def _planned(
         quantization=kind.name,
         created_with=installed("ragkit"),
         filling=current,
+        # What was found best for other vectors need not be so for these.
+        search=held.search if (kind.name, fingerprint) == _kind(held) else {},
     )
     return _Plan(
         collection=collection,
@@ -466,6 +468,10 @@ class _Rebuild:
     def _tell_checking(self, size: int) -> None:
         if self._progress is not None:
             self._progress(Filling(phase="checking", done=0, total=size))
+
+
+def _kind(manifest: Manifest) -> tuple[str, str | None]:
+    return manifest.quantization, manifest.embedder
 
 
 def _manifest(client: QdrantBase, version: str) -> Manifest | None:

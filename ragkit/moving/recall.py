@@ -10,13 +10,11 @@ import numpy as np
 from qdrant_client import models
 
 from ragkit.collection import Collection
-from ragkit.delivery import deliver
-from ragkit.edge import EdgeClient
 from ragkit.embeddings import Vectors
-from ragkit.manifest import Manifest
 from ragkit.points import Points
 from ragkit.schema import DENSE
-from ragkit.search_request import Search, Searchable, query_request
+from ragkit.search_options import CALL, COLLECTION, settle
+from ragkit.search_request import query_request
 from ragkit.tenancy import TENANT
 
 _NEIGHBOURS = 10
@@ -100,42 +98,23 @@ def _answers(
     """For each of the sample its neighbours, best first, without itself."""
     strict = collection.config.strict_mode_config
     points = Points(collection.client, collection.name, strict=strict)
-    manifest = collection.open(unfinished=True)
-    info = deliver(
-        lambda: collection.client.get_collection(collection.name),
-        what=f"reading collection {collection.name!r}",
-    )
+    collection.open(unfinished=True)
     for start in range(0, len(sample), _AT_ONCE):
         some = sample[start : start + _AT_ONCE]
-        where = [_searchable(collection, manifest, info.config, probe.tenant) for probe in some]
-        requests = [
-            _request(probe, place, exact=exact) for probe, place in zip(some, where, strict=True)
-        ]
+        requests = [_request(probe, collection, exact=exact) for probe in some]
         for probe, response in zip(some, points.query(requests), strict=True):
             others = [point for point in response.points if str(point.id) != probe.id]
             yield others[:_NEIGHBOURS]
 
 
-def _searchable(
-    collection: Collection,
-    manifest: Manifest,
-    config: models.CollectionConfig,
-    tenant: str | None,
-) -> Searchable:
-    return Searchable(
-        name=collection.name,
-        version=collection.version,
-        manifest=manifest,
-        config=config,
-        embedder=None,
-        embedded=isinstance(collection.client, EdgeClient),
-        tenant=tenant,
-    )
-
-
-def _request(probe: Probe, where: Searchable, *, exact: bool) -> models.QueryRequest:
+def _request(probe: Probe, collection: Collection, *, exact: bool) -> models.QueryRequest:
     """The request that a retriever sends, for ids alone."""
-    search = Search(query="by vector", limit=_NEIGHBOURS + 1, mode="dense", exact=exact)
-    request = query_request(search, where, vector=probe.vector)
+    where = collection.seen_by(probe.tenant)
+    options = settle(
+        (COLLECTION, where.defaults), (CALL, {"mode": "dense", "exact": exact})
+    ).options
+    request = query_request(
+        "", options, where, vector=probe.vector, narrowed=None, limit=_NEIGHBOURS + 1
+    )
     assert request is not None  # noqa: S101  (there is a vector)
     return request.model_copy(update={"with_payload": False})

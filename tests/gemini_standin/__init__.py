@@ -2,6 +2,7 @@
 
 wire      requests in, Google's errors out: parsing and validation
 vectors   texts to numbers
+answers   prompts in, replies out
 quota     contents and tokens per minute, contents per day
 faults    everything that can go wrong on the way
 files     resumable upload, listing, download

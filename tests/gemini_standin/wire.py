@@ -172,7 +172,12 @@ def find_model(name: str, version: str, method: str) -> Model:
     """
     if model := MODELS.get(name):
         return model
-    raise ApiError(
+    raise missing_model(name, version, method)
+
+
+def missing_model(name: str, version: str, method: str) -> ApiError:
+    """There is no model of that name, or none that does this."""
+    return ApiError(
         404,
         f"models/{name} is not found for API version {version}, or is not supported for {method}. "
         "Call ListModels to see the list of available models and their supported methods.",
@@ -295,6 +300,10 @@ def _scalar(value: Any, kind: str, at: str) -> Any:
         if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
             raise _bad_value(at, f"TYPE_{kind.upper()}", value)
         return int(value)
+    if kind == "float":
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise _bad_value(at, "TYPE_FLOAT", value)
+        return float(value)
     expected = dict if kind == "struct" else str
     if not isinstance(value, expected):
         raise _bad_value(at, f"TYPE_{kind.upper()}", value)

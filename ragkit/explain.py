@@ -1,0 +1,185 @@
+"""What a search did, stage by stage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qdrant_client import models
+
+from ragkit.hits import Hits
+from ragkit.schema import BM25
+from ragkit.search_flow import Asked, Embed, Flow, Group, Query, Read, Rerank, Step, Values, search
+from ragkit.search_options import SearchOptions
+from ragkit.search_request import Searchable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One stage of a search.
+
+    Attributes:
+        name: "embed", "dense", "sparse", "fused", "grouped", "reranked", "neighbours" and so on.
+        seconds: How long it took; the sides of a hybrid search went in one call with its fusion,
+            and have its time.
+        ranking: The ids of the points it brought and their scores, best first; empty for a stage
+            that ranks nothing.
+        note: What else there is to say of it.
+    """
+
+    name: str
+    seconds: float
+    ranking: tuple[tuple[str, float], ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """How a query was searched for, and what came of it; `str()` is for people to read.
+
+    Attributes:
+        query: What was looked for.
+        options: As they held.
+        origins: Who said each option that is not ragkit's default: "collection", "retriever" or
+            "call".
+        request: What was sent to Qdrant; None where the query held nothing to search for.
+        stages: In the order in which they were done.
+        hits: What `search` returns.
+    """
+
+    query: str
+    options: SearchOptions
+    origins: Mapping[str, str]
+    request: models.QueryRequest | None
+    stages: Sequence[Stage]
+    hits: Hits
+
+    def __str__(self) -> str:
+        said = [
+            f"{name}={getattr(self.options, name)!r} ({who})" for name, who in self.origins.items()
+        ]
+        lines = [f"query: {self.query}", f"options: {', '.join(said) or 'the defaults'}", ""]
+        lines += [_stage_line(stage) for stage in self.stages]
+        lines += [f"note: {note}" for note in self.hits.notes]
+        return "\n".join([*lines, "", *self._table()])
+
+    def _table(self) -> list[str]:
+        """For each hit its place in every stage that ranked."""
+        ranked = [stage for stage in self.stages if stage.ranking]
+        places = [
+            {point_id: place for place, (point_id, _) in enumerate(stage.ranking, 1)}
+            for stage in ranked
+        ]
+        head = "".join(f"{stage.name:>10}" for stage in ranked)
+        rows = [f"{'hit':>4}{head}   score     passage"]
+        for place, hit in enumerate(self.hits, 1):
+            in_stages = "".join(f"{held.get(hit.id, '-'):>10}" for held in places)
+            rows.append(f"{place:>4}{in_stages}   {hit.score:<9.4g} {hit.citation}")
+        return rows
+
+
+def _stage_line(stage: Stage) -> str:
+    brought = f"{len(stage.ranking)} points" if stage.ranking else stage.note
+    return f"{stage.name:<12}{1000 * stage.seconds:8.1f} ms   {brought}"
+
+
+def explained(asked: Asked, where: Searchable) -> Flow[Explanation]:
+    """Search for one query and note what each stage brings.
+
+    The sides of a hybrid search are asked for by themselves too, in the same call.
+    """
+    settled = asked.settled(where)
+    record = _Record()
+    (hits,) = yield from record.of(search(asked, where))
+    return Explanation(
+        query=asked.queries[0],
+        options=settled.options,
+        origins=settled.origins,
+        request=record.request,
+        stages=tuple(record.stages),
+        hits=hits,
+    )
+
+
+class _Record:
+    """Hands on the steps of a flow, and keeps what came of them."""
+
+    def __init__(self) -> None:
+        self.stages: list[Stage] = []
+        self.request: models.QueryRequest | None = None
+
+    def of(self, flow: Flow[list[Hits]]) -> Flow[list[Hits]]:
+        try:
+            step = next(flow)
+            while True:
+                answer = yield from self._done(step)
+                step = flow.send(answer)
+        except StopIteration as stop:
+            hits: list[Hits] = stop.value
+            return hits
+
+    def _done(self, step: Step) -> Flow[Any]:
+        sides = _sides(step)
+        asked = Query([*step.requests, *sides.values()]) if isinstance(step, Query) else step
+        began = time.perf_counter()
+        answer = yield asked
+        seconds = time.perf_counter() - began
+        self._keep(step, answer, sides, seconds)
+        return answer[: len(step.requests)] if isinstance(step, Query) else answer
+
+    def _keep(self, step: Step, answer: Any, sides: Mapping[str, Any], seconds: float) -> None:
+        if isinstance(step, Query):
+            (self.request,) = step.requests
+            for name, response in zip(sides, answer[1:], strict=True):
+                self._rank(name, seconds, response.points)
+            name = "fused" if sides else _side_of(self.request)
+            self._rank(name, seconds, answer[0].points)
+        elif isinstance(step, Group):
+            self.request = step.request
+            best = [group.hits[0] for group in answer.groups if group.hits]
+            self._rank("grouped", seconds, best)
+        elif isinstance(step, Rerank):
+            self._rank("reranked", seconds, answer)
+        else:
+            self.stages.append(_unranked(step, answer, seconds))
+
+    def _rank(self, name: str, seconds: float, found: Sequence[Any]) -> None:
+        ranking = tuple((str(each.id), float(each.score)) for each in found)
+        self.stages.append(Stage(name=name, seconds=seconds, ranking=ranking))
+
+
+def _sides(step: Step) -> dict[str, models.QueryRequest]:
+    """The searches that feed a hybrid one, each as a search of its own."""
+    if not isinstance(step, Query):
+        return {}
+    (request,) = step.requests
+    fed = request.prefetch if isinstance(request.prefetch, list) else []
+    return {
+        _side_of(each): models.QueryRequest(
+            shard_key=request.shard_key,
+            query=each.query,
+            using=each.using,
+            filter=each.filter,
+            params=each.params,
+            limit=each.limit,
+            with_payload=False,
+        )
+        for each in fed
+    }
+
+
+def _side_of(search: models.QueryRequest | models.Prefetch) -> str:
+    return "sparse" if search.using == BM25 else "dense"
+
+
+def _unranked(step: Step, answer: Any, seconds: float) -> Stage:
+    if isinstance(step, Embed):
+        return Stage(name="embed", seconds=seconds, note=f"{answer.shape[1]} dimensions")
+    if isinstance(step, Values):
+        note = f"{len(answer)} values of {step.key!r}"
+        return Stage(name="values", seconds=seconds, note=note)
+    assert isinstance(step, Read)  # noqa: S101  (there is no other)
+    name = "vectors" if step.vectors else "neighbours"
+    return Stage(name=name, seconds=seconds, note=f"{len(answer)} points read")

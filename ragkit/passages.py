@@ -1,0 +1,524 @@
+"""Chunks of a document read as one text, and as much of them as a prompt has room for.
+
+Chunks know their offsets, so those that overlap or follow each other are put together without
+looking for one in the other. All functions are pure; the chunks around hits are read like this:
+
+    ids = neighbours(hits, 2)
+    records = client.retrieve(collection, ids, with_payload=[*CONTEXT_FIELDS])
+    hits = with_context(hits, records, 2)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import Field, dataclass, replace
+from functools import reduce
+from itertools import groupby, takewhile
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
+from unicodedata import category
+
+from qdrant_client import models
+
+from ragkit.citations import Citation, Span
+from ragkit.schema import point_id
+from ragkit.tokens import TokenIndex, estimate_tokens
+
+MIN_TOKEN_BUDGET = 32  # a citation takes about twenty, and a few words have to go with it
+
+CONTEXT_FIELDS = (
+    "source",
+    "corpus",
+    "ordinal",
+    "document_hash",
+    "text",
+    "start",
+    "end",
+    "line",
+    "headings",
+    "page",
+    "last_page",
+)
+"""The payload that `with_context` reads."""
+
+# ragkit's chunker leaves out only white space: up to 6 characters in 13,000 joints of real files.
+# What is longer may be text that another chunker has dropped, and is not read as blank.
+_MAX_GAP = 20
+
+# A text of this length that stands in another passage, too, is a copy; a shorter one may be chance.
+_COPY_CHARS = 80
+
+# Where a text may be cut, the best first: at the end of a line, a sentence, a word.
+_ENDS = (
+    re.compile(r"(?=\n)"),
+    re.compile(r"(?<=[.!?\u2026])(?=\s)|(?<=[\u3002\uff01\uff1f])"),
+    re.compile(r"(?=\s)"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """A run of a document's text, put together from its chunks.
+
+    `len(text) == end - start`: the white space between two chunks that neither of them holds is
+    given by as many line breaks and spaces.
+
+    Attributes:
+        source: The document, within its corpus.
+        corpus: The corpus.
+        title: The document's.
+        text: The text.
+        start: Offset of its first character in the document's text.
+        end: Offset after its last.
+        line: The file's line (1-based) where it begins; None for converted formats such as HTML.
+        headings: The headings that all of it stands under, outermost first.
+        page: The page (1-based) where it begins; None for formats without pages.
+        last_page: The page where it ends. If the text was cut, where it ended before.
+        score: The best of its hits'.
+        ordinals: The chunks that it holds whole, by their places in the document; none of a text
+            that was cut.
+        metadata: The document's.
+    """
+
+    source: str
+    corpus: str
+    title: str
+    text: str
+    start: int
+    end: int
+    line: int | None
+    headings: tuple[str, ...]
+    page: int | None
+    last_page: int | None
+    score: float
+    ordinals: tuple[int, ...]
+    metadata: Mapping[str, Any]
+
+    @property
+    def citation(self) -> Citation:
+        """Where to find the passage in its document."""
+        return Citation.of(self)
+
+    @property
+    def tokens(self) -> int:
+        """What it takes of a prompt, estimated: its citation, its text and a blank line."""
+        return estimate_tokens(f"{self.citation}\n{self.text}\n\n")
+
+
+class Passages(list[Passage]):
+    """Passages for a prompt, best first.
+
+    Attributes:
+        tokens: What they take of it, estimated, each with a line for its citation.
+        notes: What went otherwise than asked for, in sentences. Empty as a rule.
+    """
+
+    def __init__(
+        self, passages: Iterable[Passage] = (), *, tokens: int = 0, notes: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(passages)
+        self.tokens = tokens
+        self.notes = notes
+
+
+class Found(Span, Protocol):
+    """What is read of a hit."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def score(self) -> float:
+        """Higher is better."""
+
+    @property
+    def ordinal(self) -> int:
+        """Its place among the document's chunks."""
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The document's."""
+
+    @property
+    def context(self) -> Passage | None:
+        """The hit with its neighbours, if they have been read."""
+
+
+AnyFound = TypeVar("AnyFound", bound=Found)
+_Document: TypeAlias = tuple[str, str]  # corpus, source
+_Place: TypeAlias = tuple[str, str, int]  # and ordinal
+
+
+def joined(found: Iterable[Found | Passage]) -> list[Passage]:
+    """Put together what overlaps or follows each other in a document.
+
+    Chunks of two versions of a document, as a search may meet them while it is being replaced, are
+    not mixed as far as their texts, offsets or lines tell them apart. Nor are chunks joined over a
+    gap that may have held text.
+
+    Args:
+        found: Hits, with their context where they have one, and passages, in any order.
+
+    Returns:
+        Passages, sorted by corpus, source and offset.
+    """
+    pieces = sorted(map(_widest, found), key=_position)
+    return [
+        passage
+        for _, of_document in groupby(pieces, key=_document)
+        for passage in sorted(_runs(of_document), key=_position)
+    ]
+
+
+def neighbours(hits: Iterable[Found], n: int, *, tenant: str | None = None) -> list[str]:
+    """The ids of the points that `with_context` reads: the hits' own and those around them.
+
+    Args:
+        hits: Hits in a collection of ragkit's.
+        n: How many chunks on either side.
+        tenant: Whose they are, in a collection that tenants share.
+
+    Returns:
+        Each id once; beyond the end of a document there is no point of that id.
+    """
+    ids = (
+        point_id(hit.corpus, hit.source, ordinal, tenant=tenant)
+        for hit in hits
+        for ordinal in range(max(0, hit.ordinal - n), hit.ordinal + n + 1)
+    )
+    return list(dict.fromkeys(ids))
+
+
+def with_context(
+    hits: Iterable[AnyFound], records: Iterable[models.Record], n: int
+) -> list[AnyFound]:
+    """Give each hit its context: its own text with up to n chunks on either side.
+
+    A hit whose document has been replaced since it was found has no neighbours of its own version
+    any more, and its context is its own text; so it is where the neighbours cannot be joined.
+
+    Args:
+        hits: Hits.
+        records: The points of `neighbours` as far as there are any, with `CONTEXT_FIELDS`.
+        n: As for `neighbours`.
+    """
+    stored = {_place_of(fields): fields for each in records if (fields := each.payload)}
+    return [replace(hit, context=_context(hit, stored, n)) for hit in hits]
+
+
+def pack(found: Iterable[Found | Passage], token_budget: int) -> Passages:
+    """Take of the best as much as a prompt has room for, no text twice.
+
+    One after the other is taken that still fits, with its context or else without; what overlaps
+    or follows a passage of its document is joined to it. What stands in another passage already,
+    in a copy of the document for one, is left out. Where not even the first fits, its beginning
+    is taken, up to the end of a line, a sentence or a word.
+
+    Args:
+        found: Hits or passages, best first: in this order they are taken.
+        token_budget: The most that all of it may take, by `Passage.tokens`.
+
+    Returns:
+        Passages in the order of the best that is in each.
+
+    Raises:
+        ValueError: The budget is too small for any passage.
+    """
+    if not token_budget >= MIN_TOKEN_BUDGET:
+        raise ValueError(
+            f"expected a token_budget of at least {MIN_TOKEN_BUDGET}, got {token_budget!r}: "
+            "less does not hold a citation and a sentence"
+        )
+    packing = _Packing(token_budget)
+    for each in found:
+        packing.take(each)
+    return packing.packed()
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A passage in a pack; the least rank comes first."""
+
+    rank: int
+    tokens: int
+    passage: Passage
+
+
+class _Packing:
+    """Fills a budget, passage by passage."""
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._tokens = 0
+        self._seen = 0
+        self._texts: set[str] = set()
+        self._taken: dict[_Document, list[_Taken]] = {}
+        self._notes: tuple[str, ...] = ()
+
+    def take(self, found: Found | Passage) -> None:
+        """Take one more if it fits."""
+        self._seen += 1
+        own = _own(found)
+        if self._repeats(own):
+            return
+        if self._fit(_widest(found)) or self._fit(own):
+            self._texts.add(own.text)
+        elif not self._taken:
+            self._take_beginning(own)
+
+    def packed(self) -> Passages:
+        """What was taken."""
+        if self._seen and not self._taken:
+            self._notes = (f"no passage fits into {self._budget} tokens with its citation",)
+        taken = (each for of_document in self._taken.values() for each in of_document)
+        ranked = sorted(taken, key=lambda each: each.rank)
+        return Passages((each.passage for each in ranked), tokens=self._tokens, notes=self._notes)
+
+    def _fit(self, passage: Passage) -> bool:
+        """Take a passage, joined to those of its document that it touches, if there is room."""
+        rank, spent, apart = self._seen, self._tokens, []
+        for each in self._taken.get(_document(passage), ()):
+            if (united := _united(each.passage, passage)) is None:
+                apart.append(each)
+            else:
+                passage = united
+                rank = min(rank, each.rank)
+                spent -= each.tokens
+        # Counted anew, for the white space between two parts is text, too.
+        tokens = passage.tokens
+        if spent + tokens > self._budget:
+            return False
+        self._taken[_document(passage)] = [*apart, _Taken(rank, tokens, passage)]
+        self._tokens = spent + tokens
+        return True
+
+    def _take_beginning(self, passage: Passage) -> None:
+        beginning = _beginning(passage, self._budget)
+        if beginning is not None and self._fit(beginning):
+            self._texts.add(passage.text)
+            self._notes = (
+                f"the first passage is cut: it takes about {passage.tokens} tokens, and the "
+                f"budget is {self._budget}",
+            )
+
+    def _repeats(self, own: Passage) -> bool:
+        if own.text in self._texts:
+            return True
+        return len(own.text) >= _COPY_CHARS and any(
+            own.text in each.passage.text and _united(each.passage, own) is None
+            for of_document in self._taken.values()
+            for each in of_document
+        )
+
+
+def _own(found: Found | Passage) -> Passage:
+    """A passage of a hit alone."""
+    if isinstance(found, Passage):
+        return found
+    return Passage(
+        source=found.source,
+        corpus=found.corpus,
+        title=found.title,
+        text=found.text,
+        start=found.start,
+        end=found.end,
+        line=found.line,
+        headings=found.headings,
+        page=found.page,
+        last_page=found.last_page,
+        score=found.score,
+        ordinals=(found.ordinal,),
+        metadata=found.metadata,
+    )
+
+
+def _widest(found: Found | Passage) -> Passage:
+    """A passage of a hit with its context, where it has one."""
+    if isinstance(found, Passage) or found.context is None:
+        return _own(found)
+    return replace(found.context, score=found.score)
+
+
+def _document(passage: Passage) -> _Document:
+    return passage.corpus, passage.source
+
+
+def _position(passage: Passage) -> tuple[str, str, int, int]:
+    return passage.corpus, passage.source, passage.start, -passage.end
+
+
+def _runs(pieces: Iterable[Passage]) -> Iterator[Passage]:
+    """Put a document's pieces together, given in the order of their offsets."""
+    # Several are under way where pieces of two versions alternate.
+    under_way: list[_Run] = []
+    for piece in pieces:
+        yield from (run.passage() for run in under_way if not run.reaches(piece))
+        under_way = [run for run in under_way if run.reaches(piece)]
+        if not any(run.takes(piece) for run in under_way):
+            under_way.append(_Run(piece))
+    yield from (run.passage() for run in under_way)
+
+
+def _united(one: Passage, other: Passage) -> Passage | None:
+    """Two passages as one; None where they do not touch, or are not of the same text."""
+    if _document(one) != _document(other):
+        return None
+    first, second = sorted((one, other), key=_position)
+    run = _Run(first)
+    return run.passage() if run.takes(second) else None
+
+
+class _Run:
+    """Pieces of one document that read on from each other, taken in the order of their offsets."""
+
+    def __init__(self, piece: Passage) -> None:
+        self._pieces = [piece]
+        self._texts = [piece.text]
+        # The piece that ends last. It begins before the next one, and so has all of the text that
+        # the two of them share.
+        self._last = piece
+
+    def reaches(self, piece: Passage) -> bool:
+        """Whether it can take this piece, or any that begins later."""
+        return self._last.end + _MAX_GAP >= piece.start
+
+    def takes(self, piece: Passage) -> bool:
+        """Take a piece if it goes on from here."""
+        more = _continuation(self._last, piece)
+        if more is None:
+            return False
+        self._texts.append(more)
+        self._pieces.append(piece)
+        if piece.end > self._last.end:
+            self._last = piece
+        return True
+
+    def passage(self) -> Passage:
+        """All that was taken, as one."""
+        first, *others = self._pieces
+        if not others:
+            return first
+        return replace(
+            first,
+            text="".join(self._texts),
+            end=self._last.end,
+            headings=reduce(_shared, (each.headings for each in self._pieces)),
+            last_page=self._last.last_page,
+            score=max(each.score for each in self._pieces),
+            ordinals=tuple(sorted({each for piece in self._pieces for each in piece.ordinals})),
+        )
+
+
+def _continuation(first: Passage, second: Passage) -> str | None:
+    """What comes after `first` up to the end of `second`; None if they do not fit together."""
+    if not (_is_true(first) and _is_true(second) and _is_alike(first, second)):
+        return None
+    overlap = first.end - second.start
+    if overlap < 0:
+        gap = _gap(first, second)
+        return None if gap is None else gap + second.text
+    at = second.start - first.start
+    agree = first.text[at : at + len(second.text)] == second.text[:overlap]
+    if not agree or _line_breaks(first, second) not in (0, None):
+        return None
+    return second.text[overlap:]
+
+
+def _is_alike(one: Passage, other: Passage) -> bool:
+    """Whether what is said of the documents is the same; it may change with a new version."""
+    paged = (one.page is None) == (other.page is None)
+    return paged and one.title == other.title and one.metadata == other.metadata
+
+
+def _is_true(passage: Passage) -> bool:
+    """Whether its text is as long as its offsets say; a chunker may have rewritten it."""
+    return len(passage.text) == passage.end - passage.start
+
+
+def _gap(first: Passage, second: Passage) -> str | None:
+    """The white space between a passage and the chunk that follows it, None if it may be text."""
+    length = second.start - first.end
+    follows = first.ordinals and second.ordinals and first.ordinals[-1] + 1 == second.ordinals[0]
+    if length > _MAX_GAP or not follows:
+        return None
+    breaks = _line_breaks(first, second)
+    if breaks is None:
+        # Between two lines or two paragraphs, as in nearly all converted texts.
+        breaks = min(length, 2)
+    if not 0 <= breaks <= length:
+        return None
+    # A chunk begins where its line does: the spaces belong to the line before.
+    return " " * (length - breaks) + "\n" * breaks
+
+
+def _line_breaks(first: Passage, second: Passage) -> int | None:
+    """How many line breaks are to be between the text before `second` and it, by their lines.
+
+    None where lines are not known; negative or more than there is room for if they belong to
+    different texts.
+    """
+    if first.line is None or second.line is None:
+        return None if first.line is second.line else -1
+    told = first.text.count("\n", 0, second.start - first.start)
+    return second.line - first.line - told
+
+
+def _shared(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
+    pairs = zip(one, other, strict=False)  # one path may be longer
+    return tuple(heading for heading, same in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _context(hit: Found, stored: Mapping[_Place, Mapping[str, Any]], n: int) -> Passage:
+    own = stored.get((hit.corpus, hit.source, hit.ordinal))
+    if own is None or (own["text"], own["start"]) != (hit.text, hit.start):
+        return _own(hit)  # replaced or deleted since it was found
+    around = (
+        stored.get((hit.corpus, hit.source, ordinal))
+        for ordinal in range(hit.ordinal - n, hit.ordinal + n + 1)
+    )
+    version = own["document_hash"]
+    chunks = [each for each in around if each and each["document_hash"] == version]
+    passages = joined(_stored_chunk(each, hit) for each in chunks)
+    return next(each for each in passages if hit.ordinal in each.ordinals)
+
+
+def _stored_chunk(fields: Mapping[str, Any], hit: Found) -> Passage:
+    """A chunk of the hit's document as a passage."""
+    return replace(
+        _own(hit),
+        text=fields["text"],
+        start=fields["start"],
+        end=fields["end"],
+        line=fields.get("line"),
+        headings=tuple(fields.get("headings") or ()),
+        page=fields.get("page"),
+        last_page=fields.get("last_page"),
+        ordinals=(fields["ordinal"],),
+    )
+
+
+def _place_of(fields: Mapping[str, Any]) -> _Place:
+    return fields["corpus"], fields["source"], fields["ordinal"]
+
+
+def _beginning(passage: Passage, budget: int) -> Passage | None:
+    """As much of a passage as a budget holds beside the citation; None if that is nothing."""
+    room = budget - estimate_tokens(f"{passage.citation}\n\n\n")
+    if room <= 0:
+        return None
+    most = TokenIndex(passage.text).forward(0, room)
+    text = passage.text[: _last_end(passage.text, most)].rstrip()
+    if not text:
+        return None
+    # The citation of a shorter text is no longer than that of the whole.
+    return replace(passage, text=text, end=passage.start + len(text), ordinals=())
+
+
+def _last_end(text: str, most: int) -> int:
+    """The last place up to `most` to cut at, in the second half of what is there."""
+    for end in _ENDS:
+        places = (match.start() for match in end.finditer(text, most // 2, most + 1))
+        if last := max((place for place in places if place <= most), default=0):
+            return last
+    while most and category(text[most]).startswith("M"):  # no accent without its letter
+        most -= 1
+    return most

@@ -1,0 +1,345 @@
+"""The stages of a search, one after the other, without I/O.
+
+A flow is a generator: it yields what is to be done next (`Step`), is sent what came of it, and
+returns its result. `Retriever` and `AsyncRetriever` carry out the same flows, each in its own way.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+from qdrant_client import models
+from qdrant_client.conversions import common_types as types
+
+from ragkit.diversity import diversified
+from ragkit.embeddings import Vectors, unread_note
+from ragkit.filters import globs, to_filter
+from ragkit.hits import Hit, Hits
+from ragkit.passages import CONTEXT_FIELDS, Passages, neighbours, pack, with_context
+from ragkit.search_options import COLLECTION, SearchKeywords, SearchOptions, Settled, settle
+from ragkit.search_request import (
+    Searchable,
+    asks_for_meaning,
+    check_search,
+    diversified_request,
+    query_request,
+    read_groups,
+    read_hits,
+)
+
+T = TypeVar("T")
+
+# A pattern such as "*.md" is compared with every value of its key; beyond so many, some are missed.
+MOST_VALUES = 1_000_000
+# Passages are chosen by what fits, not by a number.
+PASSAGE_DEFAULTS: tuple[str, SearchKeywords] = ("passages", {"limit": 50})
+
+
+class UnindexedFilter(UserWarning):
+    """A filter reads a payload key that has no index, in a large collection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """Embed queries; the answer has shape (len(queries), dim)."""
+
+    queries: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Send searches in one call; the answer is one `QueryResponse` for each."""
+
+    requests: Sequence[models.QueryRequest]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Send a search for groups; the answer is a `GroupsResult`."""
+
+    request: models.QueryRequest
+    group_by: str
+    group_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Read what values a payload key has; the answer lists them."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Read points by their ids, in one call; the answer is a dict of the records there are."""
+
+    ids: Sequence[str]
+    fields: Sequence[str]
+    vectors: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rerank:
+    """Put hits in the reranker's order; the answer is the `Hits`."""
+
+    query: str
+    hits: Hits
+
+
+Step: TypeAlias = Embed | Query | Group | Values | Read | Rerank
+Flow: TypeAlias = Generator[Step, Any, T]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is searched for.
+
+    Attributes:
+        queries: In words.
+        vectors: As embedded already, shape (len(queries), dim); None to have them embedded.
+        levels: Who says which options, see `settle`.
+        rerank: Whether there is a reranker.
+        warned: What was warned of before; each is warned of once.
+    """
+
+    queries: Sequence[str]
+    vectors: Vectors | None
+    levels: Sequence[tuple[str, SearchKeywords]]
+    rerank: bool
+    warned: set[str]
+
+    def settled(self, where: Searchable) -> Settled:
+        """The options as they hold for a collection."""
+        return settle((COLLECTION, where.defaults), *self.levels)
+
+
+def ask(
+    queries: Sequence[str],
+    *,
+    vectors: ArrayLike | None,
+    levels: Sequence[tuple[str, SearchKeywords]],
+    rerank: bool,
+    warned: set[str],
+) -> Asked:
+    """Check what is asked for, as far as that goes before the collection is known.
+
+    Raises:
+        TypeError: There is no such option, or a query is no string.
+        ValueError: A blank query, vectors of another shape, or an option out of its range.
+    """
+    if isinstance(queries, str):
+        raise TypeError(f"expected a list of queries, got one string: [{queries!r}]?")
+    for query in queries:
+        if not isinstance(query, str):
+            raise TypeError(f"expected a query in words, got {type(query).__name__}")
+        if not query.strip():
+            raise ValueError("expected a query with words in it, got a blank one")
+        if any("\ud800" <= char <= "\udfff" for char in query):
+            raise ValueError("expected a query of valid text, got one that is not UTF-8")
+    settle(*levels)
+    given = None if vectors is None else _matrix(vectors, len(queries))
+    return Asked(queries=queries, vectors=given, levels=levels, rerank=rerank, warned=warned)
+
+
+def as_rows(vector: ArrayLike | None) -> Vectors | None:
+    """One query's vector as those of a list of queries."""
+    return None if vector is None else np.asarray(vector, np.float32)[np.newaxis]
+
+
+def _matrix(vectors: ArrayLike, count: int) -> Vectors:
+    matrix = np.asarray(vectors, np.float32)
+    if matrix.ndim != 2 or len(matrix) != count:
+        raise ValueError(f"expected one vector for each of {count} queries, got {matrix.shape}")
+    if not np.isfinite(matrix).all() or not matrix.any(axis=1).all():
+        raise ValueError("expected finite vectors that are not all zeros")
+    return matrix
+
+
+def search(asked: Asked, where: Searchable) -> Flow[list[Hits]]:
+    """Search for each query.
+
+    Returns:
+        For each query its hits.
+
+    Raises:
+        CollectionMismatch: The collection cannot be asked that.
+    """
+    settled = asked.settled(where)
+    options = settled.options
+    check_search(settled, where, vectors=asked.vectors)
+    narrowed = yield from _narrowed(options, where)
+    notes = _unindexed(where, narrowed)
+    for note in set(notes) - asked.warned:
+        asked.warned.add(note)
+        warnings.warn(note, UnindexedFilter, stacklevel=2)
+    vectors = asked.vectors
+    embedded_here = vectors is None and asks_for_meaning(options, where)
+    if embedded_here:
+        vectors = yield Embed(tuple(asked.queries))
+    if options.group_by is None:
+        rankings = yield from _ranked(asked, options, where, vectors, narrowed)
+    else:
+        rankings = yield from _grouped(asked, options, where, vectors, narrowed)
+    found = [
+        Hits(hits, notes=(*notes, *_unread(query, where)) if embedded_here else notes)
+        for query, hits in zip(asked.queries, rankings, strict=True)
+    ]
+    if asked.rerank:
+        for i, query in enumerate(asked.queries):
+            found[i] = yield from _reranked(query, found[i])
+    if options.diversity and not _by_engine(asked, options, where):
+        found = yield from _diversified(found, options, where)
+    found = [_cut(hits, options) for hits in found]
+    if options.context:
+        found = yield from _with_context(found, options, where)
+    return found
+
+
+def _unindexed(where: Searchable, narrowed: models.Filter | None) -> tuple[str, ...]:
+    return tuple(
+        f"collection {where.name!r} has no payload index on {key!r}, so a filter on it reads every "
+        f"point; make one: client.create_payload_index({where.version!r}, {key!r}, 'keyword'), or "
+        "'integer', 'float', 'datetime', 'bool', as its values are"
+        for key in where.unindexed(narrowed)
+    )
+
+
+def _unread(query: str, where: Searchable) -> tuple[str, ...]:
+    note = unread_note(where.embedder, query) if where.embedder is not None else None
+    return () if note is None else (note,)
+
+
+def _narrowed(options: SearchOptions, where: Searchable) -> Flow[models.Filter | None]:
+    """The filter as Qdrant's; patterns are looked up among the values that there are."""
+    bare, prefix = where.foreign is not None, where.matches_prefixes
+    values: dict[str, Sequence[str]] = {}
+    for key in sorted(globs(options.filter, bare=bare, prefix=prefix)):
+        values[key] = yield Values(key)
+    return to_filter(options.filter, values=values, bare=bare, prefix=prefix)
+
+
+def _ranked(
+    asked: Asked,
+    options: SearchOptions,
+    where: Searchable,
+    vectors: Vectors | None,
+    narrowed: models.Filter | None,
+) -> Flow[list[list[Hit]]]:
+    by_engine = _by_engine(asked, options, where)
+    over_fetched = asked.rerank or (options.diversity and not by_engine)
+    limit = max(options.limit, options.candidates) if over_fetched else options.limit
+    requests: dict[int, models.QueryRequest] = {}
+    for i, query in enumerate(asked.queries):
+        vector = None if vectors is None else vectors[i]
+        request = query_request(
+            query, options, where, vector=vector, narrowed=narrowed, limit=limit
+        )
+        if request is None:
+            continue
+        if by_engine:
+            diversified_request(request, options)
+        requests[i] = request
+    rankings: list[list[Hit]] = [[] for _ in asked.queries]
+    if requests:
+        responses: list[types.QueryResponse] = yield Query(list(requests.values()))
+        ordered = by_engine or where.foreign is not None
+        for i, response in zip(requests, responses, strict=True):
+            rankings[i] = read_hits(response, where, ordered=ordered)
+    return rankings
+
+
+def _grouped(
+    asked: Asked,
+    options: SearchOptions,
+    where: Searchable,
+    vectors: Vectors | None,
+    narrowed: models.Filter | None,
+) -> Flow[list[list[Hit]]]:
+    """As `_ranked`, in groups; Qdrant takes such searches one at a time."""
+    limit = max(options.limit, options.candidates) if asked.rerank else options.limit
+    rankings: list[list[Hit]] = []
+    for i, query in enumerate(asked.queries):
+        vector = None if vectors is None else vectors[i]
+        request = query_request(
+            query, options, where, vector=vector, narrowed=narrowed, limit=limit
+        )
+        if request is None:
+            rankings.append([])
+            continue
+        result = yield Group(request, options.group_by or "", options.group_size)
+        rankings.append(read_groups(result, where))
+    return rankings
+
+
+def _reranked(query: str, hits: Hits) -> Flow[Hits]:
+    if not hits:
+        return hits
+    better: Hits = yield Rerank(query, hits)
+    return Hits(better, notes=(*hits.notes, *better.notes))
+
+
+def _by_engine(asked: Asked, options: SearchOptions, where: Searchable) -> bool:
+    """Whether diversity is left to the engine, which knows it for the scores of vectors alone."""
+    dense = options.mode == "dense" or where.manifest is None
+    return bool(options.diversity) and dense and not asked.rerank
+
+
+def _diversified(found: list[Hits], options: SearchOptions, where: Searchable) -> Flow[list[Hits]]:
+    ids = sorted({hit.id for hits in found for hit in hits})
+    records: Mapping[str, models.Record] = yield Read(ids, [], [where.vector_name])
+    vectors = {
+        point_id: _unit(record.vector, where.vector_name) for point_id, record in records.items()
+    }
+    return [_spread(hits, vectors, options) for hits in found]
+
+
+def _spread(hits: Hits, vectors: Mapping[str, Vectors], options: SearchOptions) -> Hits:
+    there = [hit for hit in hits if hit.id in vectors]  # the others are gone since the search
+    if not there:
+        return hits
+    chosen = diversified(
+        np.array([hit.score for hit in there]),
+        np.stack([vectors[hit.id] for hit in there]),
+        diversity=options.diversity,
+        limit=options.limit,
+    )
+    return Hits((there[i] for i in chosen), notes=hits.notes)
+
+
+def _unit(vector: Any, name: str) -> Vectors:
+    row = np.asarray(vector[name] if isinstance(vector, Mapping) else vector, np.float32)
+    unit: Vectors = row / max(float(np.linalg.norm(row)), 1e-12)
+    return unit
+
+
+def _with_context(found: list[Hits], options: SearchOptions, where: Searchable) -> Flow[list[Hits]]:
+    hits = [hit for each in found for hit in each]
+    ids = neighbours(hits, options.context, tenant=where.tenant)
+    records: Mapping[str, models.Record] = yield Read(ids, CONTEXT_FIELDS)
+    return [
+        Hits(with_context(each, records.values(), options.context), notes=each.notes)
+        for each in found
+    ]
+
+
+def _cut(hits: Hits, options: SearchOptions) -> Hits:
+    """The first `limit` hits, or groups with all their hits."""
+    if options.group_by is None:
+        return Hits(hits[: options.limit], notes=hits.notes)
+    groups: dict[Any, list[Hit]] = {}
+    for hit in hits:
+        groups.setdefault(hit.group, []).append(hit)
+    first = list(groups.values())[: options.limit]
+    return Hits((hit for group in first for hit in group), notes=hits.notes)
+
+
+def packed(asked: Asked, where: Searchable, *, token_budget: int) -> Flow[Passages]:
+    """Search for one query, and pack what is found into a budget of tokens."""
+    (hits,) = yield from search(asked, where)
+    passages = pack(hits, token_budget)
+    return Passages(passages, tokens=passages.tokens, notes=(*hits.notes, *passages.notes))
