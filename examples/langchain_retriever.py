@@ -11,7 +11,7 @@ from ragkit.integrations.langchain import RagkitRetriever
 
 def main() -> None:
     """Ask one question; the retriever goes into any chain in the same way."""
-    with tempfile.TemporaryDirectory() as folder, ragkit.connect(folder) as client:
+    with tempfile.TemporaryDirectory() as folder, ragkit.EdgeClient(folder) as client:
         docs = ragkit.Collection(client, "docs")
         ragkit.Indexer(docs).sync(Path(__file__).parent / "docs")
         retriever = RagkitRetriever(retriever=ragkit.Retriever(docs), k=3)

@@ -11,7 +11,7 @@ from ragkit.integrations.llamaindex import RagkitRetriever
 
 def main() -> None:
     """Ask one question; the retriever goes into any query engine in the same way."""
-    with tempfile.TemporaryDirectory() as folder, ragkit.connect(folder) as client:
+    with tempfile.TemporaryDirectory() as folder, ragkit.EdgeClient(folder) as client:
         docs = ragkit.Collection(client, "docs")
         ragkit.Indexer(docs).sync(Path(__file__).parent / "docs")
         retriever = RagkitRetriever(ragkit.Retriever(docs), limit=3, context=1)

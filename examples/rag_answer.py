@@ -21,7 +21,6 @@ from google.genai import errors, types
 
 import ragkit
 from ragkit.local.minilm import is_installed
-from ragkit.passages import Passage
 
 DOCUMENTS = Path(__file__).parent / "docs"
 INSTRUCTION = """\
@@ -35,16 +34,16 @@ TOKENS = 2_000  # of passages in a prompt
 CITED = re.compile(r"\[(\d+(?:\s*,\s*\d+)*)\]")
 
 
-def find(question: str) -> Sequence[Passage]:
+def find(question: str) -> Sequence[ragkit.Passage]:
     """Index the documents, anew each time as they are few, and find what speaks to the question."""
     embedder = ragkit.LocalEmbedder() if is_installed() else None  # None finds by keywords
-    with tempfile.TemporaryDirectory() as folder, ragkit.connect(folder) as client:
+    with tempfile.TemporaryDirectory() as folder, ragkit.EdgeClient(folder) as client:
         docs = ragkit.Collection(client, "docs", embedder=embedder)
         ragkit.Indexer(docs).sync(DOCUMENTS)
         return ragkit.Retriever(docs).passages(question, token_budget=TOKENS)
 
 
-def prompt(question: str, passages: Sequence[Passage]) -> str:
+def prompt(question: str, passages: Sequence[ragkit.Passage]) -> str:
     """The question and the passages as data: whatever is in a text stays in its JSON string."""
     numbered = [
         {"number": number, "source": str(passage.citation), "text": passage.text}

@@ -11,9 +11,9 @@ from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.conversions import common_types as types
 
 from ragkit.delivery import SEARCHING, adeliver
-from ragkit.failures import lacks_shard_key
+from ragkit.failures import Failure, kind_of, lacks_shard_key
 from ragkit.pipeline import batched
-from ragkit.points import MOST_VALUES, group_arguments
+from ragkit.points import LONG_PAGE, MOST_VALUES, group_arguments, values_of
 from ragkit.tenancy import scoped, scoped_request
 
 T = TypeVar("T")
@@ -46,6 +46,7 @@ class AsyncPoints:
         tenant: Whose points; None for all.
         shard_key: Where the tenant's points are, in a collection sharded by tenant.
         shown: What people call the collection.
+        strict: What a server allows in this collection; nothing larger is asked for.
     """
 
     def __init__(
@@ -56,12 +57,18 @@ class AsyncPoints:
         tenant: str | None,
         shard_key: str | None,
         shown: str,
+        strict: models.StrictModeConfig | models.StrictModeConfigOutput | None = None,
     ) -> None:
         self._client = client
         self._name = name
         self._tenant = tenant
         self._shard_key = shard_key
         self._what = f"searching collection {shown!r}"
+        limits = strict if strict is not None and strict.enabled else models.StrictModeConfig()
+        self._page_limit = limits.max_query_limit or LONG_PAGE
+        self._most_values = min(
+            MOST_VALUES, self._page_limit, limits.condition_max_size or MOST_VALUES
+        )
 
     async def query(self, requests: Sequence[models.QueryRequest]) -> list[types.QueryResponse]:
         """Answer searches, in one call."""
@@ -89,52 +96,85 @@ class AsyncPoints:
         )
 
     async def retrieve(
-        self, ids: Sequence[str], *, fields: Sequence[str], vectors: Sequence[str] = ()
+        self,
+        ids: Sequence[models.ExtendedPointId],
+        *,
+        fields: Sequence[str],
+        vectors: Sequence[str] = (),
     ) -> dict[str, models.Record]:
         """The records of these ids that are there, by id."""
         found: dict[str, models.Record] = {}
-        for some in batched(ids, MOST_VALUES):
+        for some in batched(ids, self._most_values):
             found |= await self._retrieve(list(some), list(fields), list(vectors))
         return found
 
     async def values(self, key: str, *, limit: int) -> list[str]:
-        """What values an indexed payload key has.
+        """What values a payload key has; of a key without an index every point is read.
 
         Args:
             key: The payload key.
             limit: The most values to return, those of the most points first.
         """
-        answer = await self._read(
-            lambda: self._client.facet(
-                self._name,
-                key,
-                facet_filter=scoped(None, self._tenant),
-                limit=limit,
-                exact=True,
-                shard_key_selector=self._shard_key,
-            ),
-            nothing=types.FacetResponse(hits=[]),
-        )
+        try:
+            answer = await self._read(
+                lambda: self._client.facet(
+                    self._name,
+                    key,
+                    facet_filter=scoped(None, self._tenant),
+                    limit=limit,
+                    exact=True,
+                    shard_key_selector=self._shard_key,
+                ),
+                nothing=types.FacetResponse(hits=[]),
+            )
+        except Exception as exc:
+            if kind_of(exc) is not Failure.REFUSED:
+                raise
+            return await self._values_read(key)
         return [str(hit.value) for hit in answer.hits]
 
+    async def _values_read(self, key: str) -> list[str]:
+        found: dict[str, None] = {}
+        offset: models.ExtendedPointId | None = None
+        while True:
+            records, offset = await self._page(
+                None, limit=self._page_limit, fields=[key], offset=offset
+            )
+            for record in records:
+                found |= dict.fromkeys(sorted(values_of(record, key)))
+            if offset is None:
+                return list(found)
+
     async def _retrieve(
-        self, ids: list[str], fields: list[str], vectors: list[str]
+        self, ids: list[models.ExtendedPointId], fields: list[str], vectors: list[str]
     ) -> dict[str, models.Record]:
         # By a filter, since only that can be narrowed to a tenant.
         these = models.Filter(must=[models.HasIdCondition(has_id=list(ids))])
+        records, _ = await self._page(these, limit=len(ids), fields=fields, vectors=vectors)
+        return {str(record.id): record for record in records}
+
+    async def _page(
+        self,
+        where: models.Filter | None,
+        *,
+        limit: int,
+        fields: list[str],
+        vectors: list[str] | None = None,
+        offset: models.ExtendedPointId | None = None,
+    ) -> tuple[list[models.Record], models.ExtendedPointId | None]:
         none: tuple[list[models.Record], models.ExtendedPointId | None] = ([], None)
-        records, _ = await self._read(
+        return await self._read(
             lambda: self._client.scroll(
                 self._name,
-                scroll_filter=scoped(these, self._tenant),
-                limit=len(ids),
+                scroll_filter=scoped(where, self._tenant),
+                limit=limit,
+                offset=offset,
                 with_payload=fields,
                 with_vectors=vectors or False,
                 shard_key_selector=self._shard_key,
             ),
             nothing=none,
         )
-        return {str(record.id): record for record in records}
 
     async def _read(self, call: Callable[[], Awaitable[T]], *, nothing: T) -> T:
         """What a read gives; `nothing` for a tenant whose shards are not there yet."""

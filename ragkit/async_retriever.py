@@ -22,7 +22,6 @@ from ragkit.embeddings import (
     Vectors,
     aembed_queries,
     aembed_query,
-    check_queries,
     embed_queries,
 )
 from ragkit.errors import CollectionNotFound, StoreDenied
@@ -196,13 +195,11 @@ class AsyncRetriever:
     async def _embed(self, step: Embed, where: Searchable) -> Vectors:
         embedder, queries = where.embedder, step.queries
         assert embedder is not None  # noqa: S101  (else it is not asked for)
-        if isinstance(embedder, AsyncQueryBatchEmbedder) and len(queries) > 1:
+        if len(queries) == 1 and isinstance(embedder, AsyncEmbedder):
+            return (await aembed_query(embedder, queries[0]))[np.newaxis]
+        if isinstance(embedder, AsyncQueryBatchEmbedder):
             return await aembed_queries(embedder, queries)
-        if not isinstance(embedder, AsyncEmbedder):
-            return await self._in_thread(embed_queries, embedder, queries)
-        check_queries(embedder, queries)
-        rows = [await aembed_query(embedder, query) for query in queries]
-        return np.stack(rows) if rows else np.zeros((0, embedder.dim), np.float32)
+        return await self._in_thread(embed_queries, embedder, queries)
 
     async def _answer(self, step: Step, where: Searchable) -> Any:
         if isinstance(step, Rerank):
@@ -225,6 +222,7 @@ class AsyncRetriever:
             tenant=where.tenant,
             shard_key=where.shard_key,
             shown=self._name,
+            strict=where.info.config.strict_mode_config,
         )
         match step:
             case Query():
@@ -265,8 +263,7 @@ class AsyncRetriever:
     def _manifest(self, config: models.CollectionConfig) -> Manifest | None:
         """The manifest, found fit to be searched with the embedder."""
         if self._foreign is not None:
-            if self._embedder is not None:
-                self._foreign.check(config, self._embedder, name=self._name)
+            self._foreign.check(config, self._embedder, name=self._name)
             return None
         manifest = Manifest.from_metadata(config.metadata, name=self._name)
         check_complete(manifest, name=self._name)

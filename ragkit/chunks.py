@@ -136,6 +136,26 @@ class Chunker:
         return _chunks(document, self)
 
 
+def beginning(text: str, max_tokens: int) -> str:
+    """The beginning of a text that has at most so many tokens, "" if no character fits.
+
+    It ends with a line, a sentence or a word, the first of these that has its end in the second
+    half of what would fit, and inside a word that goes on for longer.
+    """
+    most = TokenIndex(text).forward(0, max_tokens)
+    if most == len(text):
+        return text
+    for joint in (_LINE, _SENTENCE, _SPACE):
+        for end in reversed(_ends(joint, text, most // 2, most + 1)):
+            cut = text[:end].rstrip()
+            if 0 < len(cut) <= most:
+                return cut
+    at = most
+    while at > 0 and _continues(text, at):
+        at -= 1
+    return text[: at or most].rstrip()
+
+
 def chunker_fingerprint(chunker: Callable[[Document], list[Chunk]]) -> str:
     """What tells two chunkers apart: their `fingerprint`, else their qualified name.
 

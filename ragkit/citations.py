@@ -105,7 +105,7 @@ class Citation:
 
     def __str__(self) -> str:
         path = " > ".join((self.source, *self.headings))
-        return f"{_UNSAFE.sub(_escaped, path)}, {self._place()}"
+        return f"{on_one_line(path)}, {self._place()}"
 
     def _place(self) -> str:
         if self.page is not None:
@@ -113,6 +113,11 @@ class Citation:
         if self.line is not None:
             return _range("line", self.line, self.last_line)
         return f"characters {self.start}{_TO}{self.end}"
+
+
+def on_one_line(text: str) -> str:
+    """A text as it can be shown: what would break its line, or reorder it, becomes escapes."""
+    return _UNSAFE.sub(_escaped, text)
 
 
 def _range(unit: str, first: int, last: int | None) -> str:

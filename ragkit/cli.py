@@ -11,6 +11,7 @@ import typer
 
 from ragkit.cli_batch import batch
 from ragkit.cli_doctor import doctor
+from ragkit.cli_search import search
 from ragkit.cli_server import copy, rebuild
 from ragkit.cli_support import (
     DONE,
@@ -81,7 +82,8 @@ def index(
         str | None,
         typer.Option(
             help="gemini, local (all-MiniLM-L6-v2), none (keyword search) or hash (to try out).  "
-            "[default: the collection's own, else gemini with a key, else none]"
+            "[default: the collection's own, else gemini with a key, else local if installed, "
+            "else none]"
         ),
     ] = None,
     model: Model = None,
@@ -141,51 +143,6 @@ def index(
             print_report(name, report)
             _explain_search(docs)
         return SKIPPED if report.skipped else DONE
-
-
-@app.command()
-@exits
-def search(
-    query: Annotated[str, typer.Argument(help="What you look for, in your words.")],
-    db: Db = None,
-    collection: CollectionName = None,
-    limit: Annotated[int, typer.Option(help="How many hits.", min=1)] = 5,
-    mode: Annotated[
-        str | None, typer.Option(help="dense, sparse or hybrid.  [default: the best there is]")
-    ] = None,
-    oversampling: Annotated[
-        float | None, typer.Option(help="Candidates to rescore per hit, when quantized.")
-    ] = None,
-    rescore: Annotated[bool, typer.Option(help="Rescore with the original vectors.")] = True,
-    exact: Annotated[bool, typer.Option(help="Compare with every vector.")] = False,
-    full: Annotated[bool, typer.Option(help="Print whole passages.")] = False,
-    tenant: Tenant = None,
-    as_json: Json = False,
-) -> int:
-    """Find the passages that answer a question best."""
-    from ragkit.console import print_hits
-    from ragkit.errors import EmbedderUnavailable
-    from ragkit.retriever import Retriever
-
-    with store(db) as client:
-        docs = existing(client, collection, tenant=tenant)
-        try:
-            hits = Retriever(docs).search(
-                query,
-                limit=limit,
-                mode=mode,  # type: ignore[arg-type]  # checked by Retriever
-                oversampling=oversampling,
-                rescore=rescore,
-                exact=exact,
-            )
-        except EmbedderUnavailable as exc:
-            exc.add_note("or search by keywords alone: --mode sparse")
-            raise
-        if as_json:
-            emit({"query": query, "hits": [as_data(hit) for hit in hits]})
-        else:
-            print_hits(hits, query=query, bm25=docs.bm25, full=full)
-    return DONE
 
 
 @app.command()
@@ -263,6 +220,7 @@ def drop(
     return DONE
 
 
+app.command()(search)
 app.command()(rebuild)
 app.command()(copy)
 app.command()(doctor)
@@ -323,8 +281,10 @@ def _document(name: str, held: Mapping[str, frozenset[str]]) -> tuple[str, str]:
 
 def _explain_search(docs: Collection) -> None:
     from ragkit.console import console, one_line
-    from ragkit.local.minilm import is_installed
+    from ragkit.local.minilm import LocalEmbedder, is_installed
 
+    if isinstance(docs.embedder, LocalEmbedder):
+        console().print("Search is by words (BM25) and by meaning (all-MiniLM-L6-v2, English).")
     if docs.embedder is None:
         local = "" if is_installed() else ' (pip install "ragkit[local]" first)'
         console().print(

@@ -206,7 +206,7 @@ def embedder_for_writing(
     dim: int | None,
     rpm: float | None,
     tpm: float | None,
-    fallback: str = "none",
+    fallback: str | None = None,
 ) -> Embedder | None:
     """The embedder asked for, else the one the collection was made with, else by the key."""
     from ragkit.collection import Collection
@@ -214,12 +214,13 @@ def embedder_for_writing(
     from ragkit.embeddings import HashEmbedder
     from ragkit.gemini.client import find_key
     from ragkit.gemini.embedder import GeminiEmbedder
-    from ragkit.local.minilm import LocalEmbedder
+    from ragkit.local.minilm import LocalEmbedder, is_installed
 
     if kind is None and model is None and dim is None and client.collection_exists(name):
         return embedder_of(Collection(client, name).open().embedder, rpm=rpm, tpm=tpm)
     if kind is None:
-        kind = "gemini" if model is not None or find_key() is not None else fallback
+        free = fallback or ("local" if is_installed() else "none")
+        kind = "gemini" if model is not None or find_key() is not None else free
     if kind not in ("gemini", "local", "none", "hash"):
         raise typer.BadParameter(f"expected --embedder gemini, local, none or hash, got {kind!r}")
     if model is not None and kind != "gemini":

@@ -187,7 +187,8 @@ class Collection:
 
     def refresh(self) -> None:
         """Open it again if that was long ago: a rebuild may have moved the name since."""
-        if self._opened is None or time.monotonic() - self._opened.at > FRESH_S:
+        opened = self._opened
+        if opened is None or time.monotonic() - opened.at > FRESH_S:
             self.open()
 
     def open_for_writing(self) -> Manifest:
@@ -280,20 +281,18 @@ class Collection:
     @property
     def version(self) -> str:
         """The collection that the name stood for when this was opened."""
-        return self._opened.version if self._opened else self.name
+        opened = self._opened
+        return opened.version if opened else self.name
 
     @property
     def manifest(self) -> Manifest:
         """The manifest, as it was when this was opened."""
-        return self._opened.manifest if self._opened else self.open()
+        return self._held().manifest
 
     @property
     def info(self) -> models.CollectionInfo:
         """Qdrant's own account of the collection, as it was when this was opened."""
-        if self._opened is None:
-            self.open()
-        assert self._opened is not None  # noqa: S101  (open() sets it or raises)
-        return self._opened.info
+        return self._held().info
 
     @property
     def config(self) -> models.CollectionConfig:
@@ -319,15 +318,7 @@ class Collection:
     @property
     def points(self) -> Points:
         """Its points, or those of the tenant."""
-        strict = self.config.strict_mode_config  # opens it, if that is still to be done
-        sharded = self.tenant is not None and self.manifest.tenancy == "shard"
-        return Points(
-            self.client,
-            self.version,
-            tenant=self.tenant,
-            shard_key=self.tenant if sharded else None,
-            strict=strict,
-        )
+        return self._points_of(self._held())
 
     def searchable(self) -> tuple[Searchable, Points]:
         """What decides how it is searched, and its points; both of the same version.
@@ -338,22 +329,12 @@ class Collection:
             CollectionMismatch: It is shared by tenants, and none was named, or the reverse.
         """
         self.refresh()
-        while True:
-            where, points = self.seen_by(self.tenant), self.points
-            if points.name == where.version:  # no other thread has opened it meanwhile
-                return where, points
+        opened = self._held()
+        return self._searchable_of(opened, self.tenant), self._points_of(opened)
 
     def seen_by(self, tenant: str | None) -> Searchable:
         """How it is searched for one of its tenants, as it was when this was opened."""
-        return Searchable(
-            name=self.name,
-            version=self.version,
-            manifest=self.manifest,
-            info=self.info,
-            embedder=self.embedder,
-            server=server_info(self.client),
-            tenant=tenant,
-        )
+        return self._searchable_of(self._held(), tenant)
 
     def record_chunker(self) -> bool:
         """Note the chunker in use in the manifest; returns whether it is another than before.
@@ -513,6 +494,34 @@ class Collection:
             lambda: self.client.create_payload_index(self.version, field, field_schema=schema),
             "indexing",
             WRITING,
+        )
+
+    def _held(self) -> _Opened:
+        # Other threads may use this object, and set it back: whoever reads two things of it is to
+        # have them of one opening.
+        while (opened := self._opened) is None:
+            self.open()
+        return opened
+
+    def _searchable_of(self, opened: _Opened, tenant: str | None) -> Searchable:
+        return Searchable(
+            name=self.name,
+            version=opened.version,
+            manifest=opened.manifest,
+            info=opened.info,
+            embedder=self.embedder,
+            server=server_info(self.client),
+            tenant=tenant,
+        )
+
+    def _points_of(self, opened: _Opened) -> Points:
+        sharded = self.tenant is not None and opened.manifest.tenancy == "shard"
+        return Points(
+            self.client,
+            opened.version,
+            tenant=self.tenant,
+            shard_key=self.tenant if sharded else None,
+            strict=opened.info.config.strict_mode_config,
         )
 
     def _check_server(self, quantization: Quantization) -> None:

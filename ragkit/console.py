@@ -29,7 +29,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ragkit.documents import Skipped
-from ragkit.hits import Hit
+from ragkit.explain import Explanation
+from ragkit.hits import Hit, Hits
 from ragkit.optimizer import Indexing
 from ragkit.reports import CollectionStatus, IndexPlan, IndexReport, Progress, ProgressCallback
 from ragkit.sparse import Bm25Encoder
@@ -166,14 +167,15 @@ def print_batch(report: BatchReport) -> None:
         screen.print(f"what is missing was submitted again as {escape(report.resubmitted.id)}")
 
 
-def print_hits(hits: Sequence[Hit], *, query: str, bm25: Bm25Encoder, full: bool) -> None:
+def print_hits(hits: Hits, *, query: str, bm25: Bm25Encoder, full: bool) -> None:
     """Print hits, best first, with the query's words marked in each passage.
 
     Args:
         hits: What was found.
         query: What was asked.
         bm25: Tells which words of a passage are words of the query, in whatever inflection.
-        full: Whole passages instead of the part with the most of the query's words.
+        full: Whole passages instead of the part with the most of the query's words; with their
+            context, where they have one, they are shown whole.
     """
     screen = console()
     if not hits:
@@ -188,8 +190,18 @@ def print_hits(hits: Sequence[Hit], *, query: str, bm25: Bm25Encoder, full: bool
         path = [heading for heading in hit.headings if heading != hit.title]
         if path:
             screen.print(f"   [dim]{escape(one_line(' > '.join(path)))}[/dim]")
-        screen.print(Text("   ") + _passage(hit.text, query, bm25, full=full))
+        text = hit.text if hit.context is None else hit.context.text
+        whole = full or hit.context is not None
+        screen.print(Text("   ") + _passage(text, query, bm25, full=whole))
         screen.print()
+    _print_notes(screen, hits.notes)
+
+
+def print_explanation(told: Explanation) -> None:
+    """Print what each stage of a search did."""
+    screen = console()
+    for line in str(told).splitlines():
+        screen.print(one_line(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def print_status(

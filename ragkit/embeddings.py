@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragkit.errors import EmbedderUnavailable, EmbeddingError, TextsRefused
-from ragkit.tokens import estimate_tokens
+from ragkit.tokens import CHARACTER_TOKENS, estimate_tokens
 
 Vectors: TypeAlias = NDArray[np.float32]
 K = TypeVar("K", bound=Hashable)
@@ -163,8 +163,8 @@ def check_queries(embedder: Embedder, texts: Sequence[str]) -> None:
         which = f"query {index}: " if len(texts) > 1 else ""
         if not text.strip():
             raise ValueError(f"{which}expected a query with words in it, got a blank one")
-        most, tokens = QUERY_SLACK * embedder.max_tokens, estimate_tokens(text)
-        if tokens > most:
+        most = QUERY_SLACK * embedder.max_tokens
+        if (tokens := _tokens_over(text, most)) is not None:
             raise ValueError(
                 f"{which}expected a query of at most {most:,} tokens for {embedder.fingerprint}, "
                 f"got about {tokens:,} ({len(text):,} characters): search with a part of it, or "
@@ -178,8 +178,8 @@ def unread_note(embedder: Embedder, text: str) -> str | None:
     Such a query is embedded all the same: the estimate may be too high, and its beginning mostly
     says what is looked for.
     """
-    tokens = estimate_tokens(text)
-    if tokens <= embedder.max_tokens:
+    tokens = _tokens_over(text, embedder.max_tokens)
+    if tokens is None:
         return None
     return (
         f"the query has about {tokens:,} tokens, and the embedder reads about "
@@ -227,6 +227,14 @@ def readdressed(
     if failed and isinstance(error, TextsRefused):
         return refusal(failed, count=len(keys), vectors=vectors)
     return type(error)(str(error), failed=failed, vectors=vectors)
+
+
+def _tokens_over(text: str, most: int) -> int | None:
+    """The tokens of a text that has more than `most`; else None, at once where it is short."""
+    if len(text) * CHARACTER_TOKENS <= most:
+        return None
+    tokens = estimate_tokens(text)
+    return tokens if tokens > most else None
 
 
 def _checked_query(embedder: Embedder, answer: object) -> Vectors:

@@ -9,6 +9,7 @@ from typing import Any
 
 from qdrant_client import models
 
+from ragkit.citations import on_one_line
 from ragkit.hits import Hits
 from ragkit.schema import BM25
 from ragkit.search_flow import Asked, Embed, Flow, Group, Query, Read, Rerank, Step, Values, search
@@ -21,7 +22,8 @@ class Stage:
     """One stage of a search.
 
     Attributes:
-        name: "embed", "dense", "sparse", "fused", "grouped", "reranked", "neighbours" and so on.
+        name: "embed", "dense", "sparse", "fused", "diverse", "grouped", "reranked", "neighbours"
+            and so on.
         seconds: How long it took; the sides of a hybrid search went in one call with its fusion,
             and have its time.
         ranking: The ids of the points it brought and their scores, best first; empty for a stage
@@ -63,7 +65,8 @@ class Explanation:
         lines = [f"query: {self.query}", f"options: {', '.join(said) or 'the defaults'}", ""]
         lines += [_stage_line(stage) for stage in self.stages]
         lines += [f"note: {note}" for note in self.hits.notes]
-        return "\n".join([*lines, "", *self._table()])
+        # Queries, messages and names of documents are others' texts, and this goes to terminals.
+        return "\n".join(map(on_one_line, [*lines, "", *self._table()]))
 
     def _table(self) -> list[str]:
         """For each hit its place in every stage that ranked."""
@@ -135,6 +138,8 @@ class _Record:
             for name, response in zip(sides, answer[1:], strict=True):
                 self._rank(name, seconds, response.points)
             name = "fused" if sides else _side_of(self.request)
+            if isinstance(self.request.query, models.NearestQuery):
+                name = "diverse"
             self._rank(name, seconds, answer[0].points)
         elif isinstance(step, Group):
             self.request = step.request

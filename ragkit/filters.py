@@ -196,6 +196,28 @@ def globs(
     return found
 
 
+def payload_key(key: str, *, bare: bool = False) -> str:
+    """Where in the payload a key of the language points to.
+
+    Raises:
+        ValueError: It is no key.
+    """
+    if not isinstance(key, str) or not key:
+        raise wrong("the filter", "keys that are non-empty strings", key)
+    check_plain("the filter", key)
+    path = key if _NOT_A_NAME.search(key) else f'"{key}"'
+    found = _PATH.fullmatch(key) or _PATH.fullmatch(path)
+    if found is None:
+        raise ValueError(
+            f"the filter: expected a key such as 'lang', 'authors[].name' or "
+            f"'metadata.\"dc.title\"', got {key!r}: put a name with other characters than "
+            "letters, digits, _ and - in double quotes"
+        )
+    if bare or found["root"].strip('"') in FIELDS:
+        return found[0]
+    return f"metadata.{found[0]}"
+
+
 def filter_keys(filter: models.Filter | None) -> set[str]:  # noqa: A002
     """Every payload key that a filter reads, as a payload index on it would be called.
 
@@ -271,24 +293,7 @@ class _Translator:
             case "all":
                 return all_of([self.whole(each, "'all'") for each in some("'all'", wanted)])
             case _:
-                return self._wanted(self._path(key), wanted)
-
-    def _path(self, key: Any) -> str:
-        """Where in the payload a key of the language points to."""
-        if not isinstance(key, str) or not key:
-            raise wrong("the filter", "keys that are non-empty strings", key)
-        check_plain("the filter", key)
-        path = key if _NOT_A_NAME.search(key) else f'"{key}"'
-        found = _PATH.fullmatch(key) or _PATH.fullmatch(path)
-        if found is None:
-            raise ValueError(
-                f"the filter: expected a key such as 'lang', 'authors[].name' or "
-                f"'metadata.\"dc.title\"', got {key!r}: put a name with other characters than "
-                "letters, digits, _ and - in double quotes"
-            )
-        if self.bare or found["root"].strip('"') in FIELDS:
-            return found[0]
-        return f"metadata.{found[0]}"
+                return self._wanted(payload_key(key, bare=self.bare), wanted)
 
     def _wanted(self, key: str, wanted: Any) -> models.Condition:
         if isinstance(wanted, Mapping):

@@ -31,10 +31,13 @@ class ForeignSchema:
     source: str | None = None
     title: str | None = None
 
-    def check(self, config: models.CollectionConfig, embedder: Embedder, *, name: str) -> None:
-        """Refuse an embedder whose vectors cannot be those of collection `name`.
+    def check(
+        self, config: models.CollectionConfig, embedder: Embedder | None, *, name: str
+    ) -> None:
+        """Refuse what does not go with collection `name`: the vector's name, or the embedder.
 
-        Only the dimension can be seen: whether it is the same model, nobody has written down.
+        Of an embedder only the dimension can be seen: whether it is the same model, nobody has
+        written down.
 
         Raises:
             CollectionMismatch: There is no such vector, or it has another dimension.
@@ -47,7 +50,7 @@ class ForeignSchema:
             raise CollectionMismatch(
                 f"collection {name!r} has no dense vector {self.vector!r}; it has {listed}"
             )
-        if held.size != embedder.dim:
+        if embedder is not None and held.size != embedder.dim:
             raise CollectionMismatch(
                 f"collection {name!r} holds {held.size}-d vectors, {embedder.fingerprint} makes "
                 f"{embedder.dim}-d ones: use the embedder that it was filled with"

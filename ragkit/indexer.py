@@ -50,6 +50,11 @@ class Indexer:
     """
 
     def __init__(self, collection: Collection) -> None:
+        if not isinstance(collection, Collection):
+            raise TypeError(
+                f"expected a Collection, got {collection!r}: nothing is indexed into a collection "
+                "that ragkit did not make"
+            )
         self._collection = collection
 
     def sync(

@@ -68,8 +68,9 @@ class Manifest:
         fields = (metadata or {}).get(KEY)
         if not isinstance(fields, Mapping):
             raise CollectionMismatch(
-                f"collection {name!r} was not made by ragkit (its metadata has no manifest): "
-                "use another name"
+                f"collection {name!r} was not made by ragkit (its metadata has no manifest): index "
+                "under another name; to search this one, say where it keeps vectors and texts, "
+                f"ForeignCollection(client, {name!r}, ForeignSchema(vector=…, text=…), embedder=…)"
             )
         if fields.get("schema") != SCHEMA_VERSION:
             raise CollectionMismatch(

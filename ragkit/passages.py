@@ -10,19 +10,18 @@ looking for one in the other. All functions are pure; the chunks around hits are
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import Field, dataclass, replace
 from functools import reduce
 from itertools import groupby, takewhile
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
-from unicodedata import category
 
 from qdrant_client import models
 
+from ragkit.chunks import beginning
 from ragkit.citations import Citation, Span
 from ragkit.schema import point_id
-from ragkit.tokens import TokenIndex, estimate_tokens
+from ragkit.tokens import estimate_tokens
 
 MIN_TOKEN_BUDGET = 32  # a citation takes about twenty, and a few words have to go with it
 
@@ -47,13 +46,6 @@ _MAX_GAP = 20
 
 # A text of this length that stands in another passage, too, is a copy; a shorter one may be chance.
 _COPY_CHARS = 80
-
-# Where a text may be cut, the best first: at the end of a line, a sentence, a word.
-_ENDS = (
-    re.compile(r"(?=\n)"),
-    re.compile(r"(?<=[.!?\u2026])(?=\s)|(?<=[\u3002\uff01\uff1f])"),
-    re.compile(r"(?=\s)"),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +193,7 @@ def with_context(
         records: The points of `neighbours` as far as there are any, with `CONTEXT_FIELDS`.
         n: As for `neighbours`.
     """
-    stored = {_place_of(fields): fields for each in records if (fields := each.payload)}
+    stored = {(f["corpus"], f["source"], f["ordinal"]): f for r in records if (f := r.payload)}
     return [replace(hit, context=_context(hit, stored, n)) for hit in hits]
 
 
@@ -292,8 +284,8 @@ class _Packing:
         return True
 
     def _take_beginning(self, passage: Passage) -> None:
-        beginning = _beginning(passage, self._budget)
-        if beginning is not None and self._fit(beginning):
+        cut = _beginning(passage, self._budget)
+        if cut is not None and self._fit(cut):
             self._texts.add(passage.text)
             self._notes = (
                 f"the first passage is cut: it takes about {passage.tokens} tokens, and the "
@@ -496,29 +488,11 @@ def _stored_chunk(fields: Mapping[str, Any], hit: Found) -> Passage:
     )
 
 
-def _place_of(fields: Mapping[str, Any]) -> _Place:
-    return fields["corpus"], fields["source"], fields["ordinal"]
-
-
 def _beginning(passage: Passage, budget: int) -> Passage | None:
     """As much of a passage as a budget holds beside the citation; None if that is nothing."""
     room = budget - estimate_tokens(f"{passage.citation}\n\n\n")
-    if room <= 0:
-        return None
-    most = TokenIndex(passage.text).forward(0, room)
-    text = passage.text[: _last_end(passage.text, most)].rstrip()
+    text = beginning(passage.text, room) if room > 0 else ""
     if not text:
         return None
     # The citation of a shorter text is no longer than that of the whole.
     return replace(passage, text=text, end=passage.start + len(text), ordinals=())
-
-
-def _last_end(text: str, most: int) -> int:
-    """The last place up to `most` to cut at, in the second half of what is there."""
-    for end in _ENDS:
-        places = (match.start() for match in end.finditer(text, most // 2, most + 1))
-        if last := max((place for place in places if place <= most), default=0):
-            return last
-    while most and category(text[most]).startswith("M"):  # no accent without its letter
-        most -= 1
-    return most

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 from qdrant_client.conversions import common_types as types
+from qdrant_client.local.payload_value_extractor import value_by_key
 
 from ragkit.delivery import READING, SEARCHING, WRITING, deliver
 from ragkit.errors import CollectionError, RagkitError
@@ -26,7 +27,7 @@ from ragkit.tenancy import scoped, scoped_request
 T = TypeVar("T")
 
 _PAGE = 512  # small, so that the records of one are gone before the next comes
-_LONG_PAGE = 5_000  # of records with one field or none
+LONG_PAGE = 5_000  # of records with one field or none
 MOST_VALUES = 1_000  # in one condition, or points in one request
 _HASH = "document_hash"
 
@@ -60,7 +61,7 @@ class Points:
             {} if shard_key is None else {"shard_key_selector": shard_key}
         )
         limits = strict if strict is not None and strict.enabled else models.StrictModeConfig()
-        self._page_limit = limits.max_query_limit or _LONG_PAGE
+        self._page_limit = limits.max_query_limit or LONG_PAGE
         longest = limits.max_timeout or int(READING.timeout_s)
         self._timeout_s = min(int(READING.timeout_s), longest)
         self._search_timeout_s = min(int(SEARCHING.timeout_s), longest)
@@ -152,7 +153,7 @@ class Points:
         except Exception as exc:
             if kind_of(exc) is not Failure.REFUSED:
                 raise
-        return sum(1 for _ in self.scroll(where, fields=False, page=_LONG_PAGE))
+        return sum(1 for _ in self.scroll(where, fields=False, page=LONG_PAGE))
 
     def facet(self, key: str, where: models.Filter | None = None, *, limit: int) -> dict[str, int]:
         """How many points have each value of an indexed key, exactly; else they are read.
@@ -186,9 +187,8 @@ class Points:
 
     def tally(self, key: str, where: models.Filter | None = None) -> Counter[str]:
         """As `facet`, by reading that key of every point."""
-        records = self.scroll(where, fields=[key], page=_LONG_PAGE)
-        values = ((record.payload or {}).get(key) for record in records)
-        return Counter(str(value) for value in values if value is not None)
+        records = self.scroll(where, fields=[key], page=LONG_PAGE)
+        return Counter(value for record in records for value in values_of(record, key))
 
     def query(self, requests: Sequence[models.QueryRequest]) -> list[types.QueryResponse]:
         """Answer searches, in one call."""
@@ -325,6 +325,12 @@ class Points:
 
     def _what(self, doing: str) -> str:
         return f"{doing} collection {self.name!r}"
+
+
+def values_of(record: models.Record, key: str) -> set[str]:
+    """What a facet counts of a record: each value of a key once, in lists and objects, too."""
+    values = value_by_key(record.payload or {}, key) or []
+    return {str(value) for value in values if isinstance(value, str | int)}
 
 
 def group_arguments(

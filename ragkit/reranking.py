@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,9 +23,6 @@ from numpy.typing import ArrayLike, NDArray
 from ragkit.hits import Hit, Hits
 
 _logger = logging.getLogger(__name__)
-
-# The query and the passages, best of the first ranking first; a score for each, higher is better.
-Reranker: TypeAlias = Callable[[str, list[str]], ArrayLike]
 
 _LOOKED_AT = 2_000  # characters of a foreign message
 _SHOWN = 200
@@ -38,6 +35,14 @@ _SECRETS = re.compile(
     r"|(?<![\w-])(?=(?:[\w-]*?\d){4})(?=[\w-]*[A-Za-z])[\w-]{20,}"
     r"|(?<!\w)(?=\w*\d)(?=\w*[A-Za-z])\w{20,}"
 )
+
+
+class Reranker(Protocol):
+    """Any callable that says how well passages answer a query."""
+
+    def __call__(self, query: str, texts: list[str], /) -> ArrayLike:
+        """A finite number for each text, higher is better; they come best of the search first."""
+        ...
 
 
 def rerank(reranker: Reranker, query: str, hits: Sequence[Hit]) -> Hits:

@@ -7,7 +7,7 @@ returns its result. `Retriever` and `AsyncRetriever` carry out the same flows, e
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -18,7 +18,8 @@ from qdrant_client.conversions import common_types as types
 
 from ragkit.diversity import diversified
 from ragkit.embeddings import Vectors, unread_note
-from ragkit.filters import globs, to_filter
+from ragkit.errors import CollectionMismatch
+from ragkit.filters import globs, payload_key, to_filter
 from ragkit.hits import Hit, Hits
 from ragkit.passages import CONTEXT_FIELDS, Passages, neighbours, pack, with_context
 from ragkit.search_options import COLLECTION, SearchKeywords, SearchOptions, Settled, settle
@@ -78,7 +79,7 @@ class Values:
 class Read:
     """Read points by their ids, in one call; the answer is a dict of the records there are."""
 
-    ids: Sequence[str]
+    ids: Sequence[models.ExtendedPointId]
     fields: Sequence[str]
     vectors: Sequence[str] = ()
 
@@ -114,8 +115,24 @@ class Asked:
     warned: set[str]
 
     def settled(self, where: Searchable) -> Settled:
-        """The options as they hold for a collection."""
-        return settle((COLLECTION, where.defaults), *self.levels)
+        """The options as they hold for a collection.
+
+        Raises:
+            CollectionMismatch: What its manifest says is none of this ragkit's options.
+        """
+        found_best = dict(where.defaults)
+        by_meaning = self.vectors is not None or where.embedder is not None
+        if where.dim is not None and not by_meaning and found_best.get("mode") != "sparse":
+            # They are of a search with the embedder, and without it words alone are searched.
+            for name in ("mode", "diversity", "score_threshold"):
+                found_best.pop(name, None)
+        try:
+            return settle((COLLECTION, found_best), *self.levels)
+        except (TypeError, ValueError) as exc:  # the levels were found right when it was asked
+            raise CollectionMismatch(
+                f"collection {where.name!r} is to be searched with options that this ragkit "
+                f"cannot follow ({exc}): upgrade it, or set them anew (set_search_defaults)"
+            ) from exc
 
 
 def ask(
@@ -134,25 +151,37 @@ def ask(
     """
     if isinstance(queries, str):
         raise TypeError(f"expected a list of queries, got one string: [{queries!r}]?")
-    for query in queries:
-        if not isinstance(query, str):
-            raise TypeError(f"expected a query in words, got {type(query).__name__}")
-        if not query.strip():
-            raise ValueError("expected a query with words in it, got a blank one")
-        if any("\ud800" <= char <= "\udfff" for char in query):
-            raise ValueError("expected a query of valid text, got one that is not UTF-8")
+    for index, query in enumerate(queries):
+        _check_query(query, which=f"query {index}: " if len(queries) > 1 else "")
     settle(*levels)
-    given = None if vectors is None else _matrix(vectors, len(queries))
+    given = None if vectors is None or not queries else _matrix(vectors, len(queries))
     return Asked(queries=queries, vectors=given, levels=levels, rerank=rerank, warned=warned)
 
 
 def as_rows(vector: ArrayLike | None) -> Vectors | None:
     """One query's vector as those of a list of queries."""
-    return None if vector is None else np.asarray(vector, np.float32)[np.newaxis]
+    return None if vector is None else _floats(vector)[np.newaxis]
+
+
+def _check_query(query: str, *, which: str) -> None:
+    if not isinstance(query, str):
+        raise TypeError(f"{which}expected a query in words, got {type(query).__name__}")
+    if not query.strip():
+        raise ValueError(f"{which}expected a query with words in it, got a blank one")
+    if any("\ud800" <= char <= "\udfff" for char in query):
+        raise ValueError(f"{which}expected a query of valid text, got one that is not UTF-8")
+
+
+def _floats(given: ArrayLike) -> Vectors:
+    try:
+        with np.errstate(over="ignore"):  # what is too large is infinite, and refused as such
+            return np.asarray(given, np.float32)
+    except (TypeError, ValueError) as exc:
+        raise ValueError(f"expected vectors of numbers: {exc}") from exc
 
 
 def _matrix(vectors: ArrayLike, count: int) -> Vectors:
-    matrix = np.asarray(vectors, np.float32)
+    matrix = _floats(vectors)
     if matrix.ndim != 2 or len(matrix) != count:
         raise ValueError(f"expected one vector for each of {count} queries, got {matrix.shape}")
     if not np.isfinite(matrix).all() or not matrix.any(axis=1).all():
@@ -186,7 +215,7 @@ def search(asked: Asked, where: Searchable) -> Flow[list[Hits]]:
     else:
         rankings = yield from _grouped(asked, options, where, vectors, narrowed)
     found = [
-        Hits(hits, notes=(*notes, *_unread(query, where)) if embedded_here else notes)
+        Hits(hits, notes=(*notes, *_remarks(query, hits, where, embedded=embedded_here)))
         for query, hits in zip(asked.queries, rankings, strict=True)
     ]
     if asked.rerank:
@@ -209,9 +238,18 @@ def _unindexed(where: Searchable, narrowed: models.Filter | None) -> tuple[str, 
     )
 
 
-def _unread(query: str, where: Searchable) -> tuple[str, ...]:
-    note = unread_note(where.embedder, query) if where.embedder is not None else None
-    return () if note is None else (note,)
+def _remarks(
+    query: str, hits: Sequence[Hit], where: Searchable, *, embedded: bool
+) -> Iterator[str]:
+    if embedded and where.embedder is not None:
+        note = unread_note(where.embedder, query)
+        if note is not None:
+            yield note
+    if where.foreign is not None and hits and not any(hit.text for hit in hits):
+        yield (
+            f"nothing that was found has a text under the payload key {where.foreign.text!r}: "
+            "does ForeignSchema name the right one?"
+        )
 
 
 def _narrowed(options: SearchOptions, where: Searchable) -> Flow[models.Filter | None]:
@@ -261,6 +299,7 @@ def _grouped(
     narrowed: models.Filter | None,
 ) -> Flow[list[list[Hit]]]:
     """As `_ranked`, in groups; Qdrant takes such searches one at a time."""
+    group_by = payload_key(options.group_by or "", bare=where.foreign is not None)
     limit = max(options.limit, options.candidates) if asked.rerank else options.limit
     rankings: list[list[Hit]] = []
     for i, query in enumerate(asked.queries):
@@ -271,7 +310,7 @@ def _grouped(
         if request is None:
             rankings.append([])
             continue
-        result = yield Group(request, options.group_by or "", options.group_size)
+        result = yield Group(request, group_by, options.group_size)
         rankings.append(read_groups(result, where))
     return rankings
 
@@ -290,7 +329,11 @@ def _by_engine(asked: Asked, options: SearchOptions, where: Searchable) -> bool:
 
 
 def _diversified(found: list[Hits], options: SearchOptions, where: Searchable) -> Flow[list[Hits]]:
-    ids = sorted({hit.id for hits in found for hit in hits})
+    # Of a collection that ragkit did not make they may be numbers.
+    ids = [
+        int(each) if each.isdecimal() else each
+        for each in sorted({hit.id for hits in found for hit in hits})
+    ]
     records: Mapping[str, models.Record] = yield Read(ids, [], [where.vector_name])
     vectors = {
         point_id: _unit(record.vector, where.vector_name) for point_id, record in records.items()
@@ -302,8 +345,10 @@ def _spread(hits: Hits, vectors: Mapping[str, Vectors], options: SearchOptions) 
     there = [hit for hit in hits if hit.id in vectors]  # the others are gone since the search
     if not there:
         return hits
+    scores = np.array([hit.score for hit in there])
     chosen = diversified(
-        np.array([hit.score for hit in there]),
+        # The best come first: scores that rise are distances, as some foreign collections have.
+        scores if scores[0] >= scores[-1] else -scores,
         np.stack([vectors[hit.id] for hit in there]),
         diversity=options.diversity,
         limit=options.limit,

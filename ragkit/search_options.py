@@ -6,11 +6,12 @@ best for the collection (its manifest), the retriever's, and the call's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
+import numpy as np
 from qdrant_client import models
 
 Mode: TypeAlias = Literal["dense", "sparse", "hybrid"]
@@ -23,8 +24,28 @@ _MOST_CONTEXT = 100  # chunks on either side of a hit
 _CANDIDATES = 50  # the least that one stage hands to the next
 _CANDIDATES_PER_HIT = 3
 _SIDES = ("dense", "sparse")
-# Of two that contradict each other, the one said later counts.
-_RIVALS = (("fusion", "weights"), ("diversity", "group_by"), ("mode", "diversity"))
+_MOST_SCORE = float(np.finfo(np.float32).max)  # Qdrant's scores are of this width
+# Two options, when they contradict each other, and what to do if one and the same says both.
+_RIVALS: tuple[tuple[str, str, Callable[[Any, Any], bool], str], ...] = (
+    (
+        "fusion",
+        "weights",
+        lambda fusion, weights: fusion == "dbsf" and weights is not None,
+        "weights go with fusion='rrf': Qdrant's dbsf has none; leave one out",
+    ),
+    (
+        "diversity",
+        "group_by",
+        lambda diversity, group_by: bool(diversity) and group_by is not None,
+        "diversity and group_by are two ways to spread hits: leave one out",
+    ),
+    (
+        "diversity",
+        "mode",
+        lambda diversity, mode: bool(diversity) and mode == "sparse",
+        "diversity compares dense vectors, mode='sparse' has none: leave it out",
+    ),
+)
 
 
 class SearchKeywords(TypedDict, total=False):
@@ -80,8 +101,8 @@ class SearchOptions:
         diversity: Maximal marginal relevance: 0 ranks by relevance alone, 1 by difference from
             what stands above alone. Compared are the dense vectors, in hybrid mode those of the
             best fused candidates.
-        group_by: A payload key, such as "source": the best `group_size` hits of each of the best
-            `limit` values. Hits come group after group, the best group first.
+        group_by: A key as in `filter`, such as "source": the best `group_size` hits of each of the
+            best `limit` values. Hits come group after group, the best group first.
         group_size: How many hits of one group at most.
         context: How many neighbouring chunks on either side to read along (`Hit.context`).
 
@@ -121,7 +142,7 @@ class SearchOptions:
         if self.oversampling is not None:
             _check_number("oversampling", self.oversampling, 1.0, 1_000.0)
         if self.score_threshold is not None:
-            _check_number("score_threshold", self.score_threshold, float("-inf"), float("inf"))
+            _check_number("score_threshold", self.score_threshold, -_MOST_SCORE, _MOST_SCORE)
         _check_number("diversity", self.diversity, 0.0, 1.0)
         for name in ("rescore", "exact", "indexed_only"):
             if not isinstance(getattr(self, name), bool):
@@ -139,14 +160,9 @@ class SearchOptions:
         self._check_together()
 
     def _check_together(self) -> None:
-        if self.weights is not None and self.fusion != "rrf":
-            raise ValueError("weights go with fusion='rrf': Qdrant's dbsf has none; leave one out")
-        if self.diversity and self.group_by:
-            raise ValueError("diversity and group_by are two ways to spread hits: leave one out")
-        if self.diversity and self.mode == "sparse":
-            raise ValueError(
-                "diversity compares dense vectors, mode='sparse' has none: leave it out"
-            )
+        for one, other, contradict, remedy in _RIVALS:
+            if contradict(getattr(self, one), getattr(self, other)):
+                raise ValueError(remedy)
 
     @property
     def candidates(self) -> int:
@@ -186,11 +202,12 @@ def settle(*levels: tuple[str, Mapping[str, Any]]) -> Settled:
     origins: dict[str, str] = {}
     for origin, given in levels:
         said = _said(given)
-        for pair in _RIVALS:
-            if len(said.keys() & set(pair)) == 1:
-                for name in pair:
-                    values.pop(name, None)
         values |= said
+        # Of two that contradict each other, the one said later counts.
+        for one, other, contradict, _ in _RIVALS:
+            if contradict(values.get(one), values.get(other)):
+                for earlier in {one, other} - said.keys():
+                    del values[earlier]
         origins |= dict.fromkeys(said, origin)
     there = {name: origin for name, origin in origins.items() if name in values}
     return Settled(options=SearchOptions(**values), origins=MappingProxyType(there))
@@ -211,8 +228,16 @@ def kept(given: SearchKeywords) -> dict[str, Any]:
 
 
 def _said(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is not None, numpy's numbers as Python's own: JSON and gRPC know no others."""
     check_names(given)
-    return {name: value for name, value in given.items() if value is not None}
+    said = {name: _plain(value) for name, value in given.items() if value is not None}
+    if isinstance(weights := said.get("weights"), Mapping):
+        said["weights"] = {side: _plain(weight) for side, weight in weights.items()}
+    return said
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def check_names(given: Mapping[str, Any]) -> None:

@@ -28,6 +28,7 @@ _MIN_HNSW_EF = 256
 # From how many points on a filter without an index is worth a word: below, reading all of them
 # takes less than a millisecond or two.
 _LARGE = 10_000
+_MOST_MMR = 16_384  # candidates that Qdrant's own MMR takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,11 +129,8 @@ def check_search(settled: Settled, where: Searchable, *, vectors: Vectors | None
     """
     if where.foreign is not None:
         _check_foreign(settled.options, where)
-    if vectors is not None and vectors.shape[1] != where.dim:
-        raise ValueError(
-            f"expected query vectors of {where.dim} dimensions, as collection {where.name!r} has "
-            f"them, got {vectors.shape[1]}"
-        )
+    if vectors is not None and settled.options.mode != "sparse":
+        _check_vectors(vectors, where)
     mode, meaning = settled.options.mode, vectors is not None or where.embedder is not None
     if not meaning and (mode in ("dense", "hybrid") or where.manifest is None):
         held = where.manifest.embedder if where.manifest else "it was filled with"
@@ -146,7 +144,8 @@ def check_search(settled: Settled, where: Searchable, *, vectors: Vectors | None
             f"diversity compares dense vectors, and collection {where.name!r} is searched by "
             "words alone: leave it out"
         )
-    if settled.options.weights is not None and where.server is not None:
+    fuses = meaning and mode in (None, "hybrid")
+    if fuses and settled.options.weights is not None and where.server is not None:
         where.server.require(FUSION_WEIGHTS)
     said = settled.said("rescore", "oversampling")
     if said and where.quantization is None and mode != "sparse" and meaning:
@@ -154,6 +153,19 @@ def check_search(settled: Settled, where: Searchable, *, vectors: Vectors | None
             f"{' and '.join(said)} {'goes' if len(said) == 1 else 'go'} with quantization, and "
             f"collection {where.name!r} has none: leave it out, or quantize the collection "
             '(set_quantization, or "ragkit rebuild")'
+        )
+
+
+def _check_vectors(vectors: Vectors, where: Searchable) -> None:
+    if where.dim is None:
+        raise CollectionMismatch(
+            f"collection {where.name!r} has no dense vectors {where.vector_name!r} to compare the "
+            "query's with: leave them out, and it is searched by words"
+        )
+    if vectors.shape[1] != where.dim:
+        raise ValueError(
+            f"expected query vectors of {where.dim} dimensions, as collection {where.name!r} has "
+            f"them, got {vectors.shape[1]}"
         )
 
 
@@ -218,7 +230,8 @@ def diversified_request(request: models.QueryRequest, options: SearchOptions) ->
     """Let the engine choose among the candidates of a dense request by relevance and difference."""
     nearest = request.query
     assert isinstance(nearest, list)  # noqa: S101  (a dense side's vector)
-    mmr = models.Mmr(diversity=options.diversity, candidates_limit=options.candidates)
+    candidates = min(options.candidates, _MOST_MMR)
+    mmr = models.Mmr(diversity=options.diversity, candidates_limit=candidates)
     request.query = models.NearestQuery(nearest=nearest, mmr=mmr)
 
 
@@ -237,10 +250,14 @@ def read_hits(response: types.QueryResponse, where: Searchable, *, ordered: bool
 
 def read_groups(result: types.GroupsResult, where: Searchable) -> list[Hit]:
     """The hits of groups, one group after the other, best first."""
+    groups = [(group.id, group.hits) for group in result.groups if group.hits]
+    if where.foreign is None:  # of another's scores the lower may be the better, as of distances
+        groups = [(value, sorted(hits, key=_rank)) for value, hits in groups]
+        groups.sort(key=lambda group: _rank(group[1][0]))
     return [
-        read_hit(point, foreign=where.foreign, group=group.id)
-        for group in sorted(result.groups, key=lambda group: _rank(group.hits[0]))
-        for point in sorted(group.hits, key=_rank)
+        read_hit(point, foreign=where.foreign, group=value)
+        for value, hits in groups
+        for point in hits
     ]
 
 
@@ -254,7 +271,7 @@ def _sides(
 ) -> dict[str, dict[str, Any]]:
     """The searches to make: by meaning, by words, or both."""
     sides: dict[str, dict[str, Any]] = {}
-    if vector is not None:
+    if vector is not None and options.mode != "sparse":
         params = _search_params(options, where, narrowed, limit)
         sides["dense"] = {"query": vector.tolist(), "using": where.vector_name, "params": params}
     if options.mode != "dense" and where.manifest is not None:

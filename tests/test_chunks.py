@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_text_splitters import Language
 
-from ragkit.chunks import Chunk, Chunker
+from ragkit.chunks import Chunk, Chunker, beginning
 from ragkit.documents import Document
 from ragkit.reading.content import join_pages
 from ragkit.tokens import CHARACTER_TOKENS, estimate_tokens
@@ -491,6 +491,39 @@ def test_a_record_that_fits_stays_whole_and_is_not_repeated() -> None:
     limit = tokens_of(*pairs) + 2
     chunks = chunks_of("\n\n".join(records), "records", max_tokens=limit, overlap=limit // 2)
     assert texts_of(chunks) == pairs
+
+
+# --- beginnings -----------------------------------------------------------------------------
+
+
+@settings(max_examples=100, deadline=None)
+@given(TEXTS, st.integers(0, 80))
+def test_a_beginning_of_a_text_fits_and_ends_with_ink(text: str, max_tokens: int) -> None:
+    cut = beginning(text, max_tokens)
+    assert text.startswith(cut)
+    assert estimate_tokens(cut) <= max_tokens
+    if cut != text:
+        assert cut == cut.rstrip()
+        assert estimate_tokens(text) > max_tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("One two. Three four five six\nseven. Eight nine ten", "One two. Three four five six"),
+        ("One two three four. Five six seven eight nine ten.", "One two three four."),
+        (
+            "one two three four five six seven eight nine ten",
+            "one two three four five six seven eight nine",
+        ),
+        ("漢字かな交じり。次の文は少し長い文です。", "漢字かな交じり。"),
+        ("x" * 90, "x" * 24),
+        ("e\u0301" * 20, "e\u0301" * 4),
+        ("\U0001f1e9\U0001f1ea" * 9, "\U0001f1e9\U0001f1ea"),
+    ],
+)
+def test_a_beginning_ends_with_a_line_or_a_sentence_or_a_word(text: str, cut: str) -> None:
+    assert beginning(text, 10) == cut
 
 
 # --- settings -------------------------------------------------------------------------------

@@ -26,8 +26,12 @@ PROGRAM = [sys.executable, "-m", "ragkit"]
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder with notes in it, and nothing of the caller's environment."""
+    """A current folder with notes in it, and nothing of the caller's environment.
+
+    Nor is the extra `local` there, as far as commands run in this process: they search by keywords.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ragkit.local.minilm.is_installed", lambda: False)
     for name in KEYS:
         monkeypatch.delenv(name, raising=False)
     notes = tmp_path / "notes"

@@ -184,6 +184,13 @@ def test_an_option_that_is_none_is_refused_where_it_is_given(docs: ragkit.Collec
         RagkitRetriever(retriever=inner).invoke("key", top=4)
 
 
+def test_a_batch_finds_for_each_question_what_it_finds_alone(retriever: RagkitRetriever) -> None:
+    questions = [f"which key opens door {n}?" for n in range(6)]
+    found = retriever.batch(questions)
+    assert found == [retriever.invoke(question) for question in questions]
+    assert len({documents[0].id for documents in found}) == 6
+
+
 def test_without_an_async_retriever_the_other_searches_in_a_thread(tmp_path: Path) -> None:
     seen: list[threading.Thread] = []
 

@@ -444,6 +444,18 @@ def test_a_copy_of_what_stands_in_a_longer_passage_is_left_out() -> None:
     assert [each.source for each in pack([wide, copy[4], copy[7]], 1000)] == ["a.txt"]
 
 
+def test_a_hit_that_stands_in_the_context_of_another_brings_its_own_context() -> None:
+    prose = hits_of(PROSE)
+    wide = [replace(prose[at], context=only(joined(prose[at - 2 : at + 3]))) for at in (5, 7)]
+    assert len(prose[7].text) > 80  # long enough to be a copy if it stood elsewhere
+    assert only(pack(wide, 1000)).ordinals == tuple(range(3, 10))
+
+
+def test_hits_with_text_between_them_stay_apart_in_a_pack() -> None:
+    hits = [a_hit("One two."), a_hit("Three.", 40, ordinal=1)]
+    assert [each.text for each in pack(hits, 1000)] == ["One two.", "Three."]
+
+
 def test_a_short_text_that_stands_in_another_by_chance_is_taken() -> None:
     hits = [a_hit("Founded in 1942, with 42 rooms."), a_hit("42", source="rooms.csv")]
     assert len(pack(hits, 1000)) == 2

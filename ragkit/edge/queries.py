@@ -8,9 +8,9 @@ So such a request asks for everything that the prefetches can give, without payl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby, islice
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 import qdrant_edge as edge
@@ -120,10 +120,11 @@ def finish_query(
 
     Points of equal score are in the order of their ids.
     """
-    found = list(points) if _keeps_order(request) else _ties_by_id(list(points))
+    found = points if _keeps_order(request) else _ties_by_id(points)
     if needs_all_fused(request):
-        found = found[_offset(request) : _offset(request) + limit_of(request)]
-        return _with_records(found, request, retrieve)
+        first = _offset(request)
+        wanted = list(islice(found, first, first + limit_of(request)))
+        return _with_records(wanted, request, retrieve)
     hits = [from_edge_scored(point) for point in found]
     if not request.with_vector and hits and hits[0].vector is not None:
         for hit in hits:
@@ -145,16 +146,18 @@ def _with_records(
     return hits
 
 
-def _ties_by_id(points: list[edge.ScoredPoint]) -> list[edge.ScoredPoint]:
-    ranks = [(point.score, point.order_value) for point in points]
-    if len(set(ranks)) == len(ranks):
-        return points
-    ranked = zip(ranks, points, strict=True)
-    return [
-        point
-        for _, equal in groupby(ranked, key=itemgetter(0))
-        for _, point in sorted(equal, key=lambda pair: id_order(from_edge_id(pair[1].id)))
-    ]
+def _ties_by_id(points: Iterable[edge.ScoredPoint]) -> Iterator[edge.ScoredPoint]:
+    """The same points, those of equal score by id; one after the other, as far as they are wanted.
+
+    In a fusion by ranks most scores are shared, and few of the points are within the limit.
+    """
+    for _, equal in groupby(points, key=attrgetter("score", "order_value")):
+        tied = list(equal)
+        yield from tied if len(tied) == 1 else sorted(tied, key=_id_order)
+
+
+def _id_order(point: edge.ScoredPoint) -> tuple[bool, int, str]:
+    return id_order(from_edge_id(point.id))
 
 
 def _keeps_order(request: models.QueryRequest) -> bool:
