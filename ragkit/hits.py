@@ -104,7 +104,7 @@ def read_hit(
     Args:
         point: With the payload keys of `hit_fields`.
         foreign: Where its collection keeps what, if ragkit did not make it. Such a hit's offsets
-            are those of the whole text, and its metadata the whole payload.
+            are those of the whole text, and its metadata what else the payload has.
         group: What it was grouped by.
     """
     payload = point.payload or {}
@@ -118,7 +118,7 @@ def read_hit(
             "start": 0,
             "end": len(text),
             "ordinal": 0,
-            "metadata": payload,
+            "metadata": {key: value for key, value in payload.items() if key != foreign.text},
         }
     return Hit(
         id=str(point.id),

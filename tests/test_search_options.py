@@ -57,9 +57,7 @@ DEFAULTS = SearchOptions()
 def held(*levels: tuple[str, dict[str, Any]]) -> dict[str, tuple[Any, str]]:
     """Every option that somebody said and that holds, with who said it."""
     settled = settle(*levels)
-    return {
-        name: (getattr(settled.options, name), who) for name, who in settled.origins.items()
-    }
+    return {name: (getattr(settled.options, name), who) for name, who in settled.origins.items()}
 
 
 def test_the_tables_of_these_tests_have_every_option() -> None:
