@@ -55,10 +55,11 @@ SETTINGS = [
     '{"rrf_k": 2}',
     '{"rrf_k": 60}',
     '{"fusion": "dbsf"}',
-    '{"weights": {"dense": 1, "sparse": 3}}',
+    '{"rrf_k": 1, "weights": {"dense": 1, "sparse": 2}}',
 ]
 DEPTH = 10  # hits judged
 AT_ONCE = 500  # questions in one call
+DRAWS = 2_000  # of the bootstrap
 
 Span = tuple[str, int, int]  # source, start, end
 Key = tuple[str, int]  # a chunk: source, ordinal; of a document judged as a whole the 0
@@ -103,17 +104,21 @@ def main() -> None:
         print(f"\n{judged.name}: {len(judged.questions):,} questions\n")
         print(f"| options | nDCG@{DEPTH} | recall@{DEPTH} | MRR@{DEPTH} | nDCG against the first |")
         print("|---|---|---|---|---|")
-        first: Floats | None = None
-        gains = gains_to_find(judged, ragkit.Chunker.fitting(embedder.max_tokens))
-        with indexed(judged, embedder) as docs:
-            for setting in arguments.settings:
-                found = answers(judged, docs, json.loads(setting))
-                scores = scored(found, gains)
-                means = " | ".join(f"{mean:.4f}" for mean in scores.mean(axis=0))
-                first = scores[:, 0] if first is None else first
-                low, high = interval(scores[:, 0] - first)
-                change = f"{(scores[:, 0] - first).mean():+.4f} ({low:+.4f} to {high:+.4f})"
-                print(f"| `{setting}` | {means} | {change} |", flush=True)
+        for row in rows(judged, embedder, arguments.settings):
+            print(row, flush=True)
+
+
+def rows(judged: JudgedSet, embedder: ragkit.Embedder, settings: Sequence[str]) -> Iterator[str]:
+    """The table's lines, as they are measured."""
+    first: Floats | None = None
+    with indexed(judged, embedder) as docs:
+        gains = gains_to_find(judged, docs)
+        for setting in settings:
+            scores = scored(found(judged, docs, json.loads(setting)), gains)
+            means = " | ".join(f"{mean:.4f}" for mean in scores.mean(axis=0))
+            ndcg = scores[:, 0]
+            yield f"| `{setting}` | {means} | {'' if first is None else change(ndcg - first)} |"
+            first = ndcg if first is None else first
 
 
 def read_set(folder: Path) -> JudgedSet:
@@ -171,8 +176,13 @@ def _quoted_answers(folder: Path) -> JudgedSet:
 
 
 def _asked(folder: Path, answers: Mapping[str, Sequence[Span]]) -> list[Question]:
-    rows = _json_lines(folder / "queries.jsonl")
-    return [Question(text=row["text"], answer=answers[row["id"]]) for row in rows]
+    """The questions whose answers are known; without one nothing can be found."""
+    questions = _json_lines(folder / "queries.jsonl")
+    return [
+        Question(text=row["text"], answer=answers[row["id"]])
+        for row in questions
+        if row["id"] in answers
+    ]
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -205,11 +215,11 @@ def indexed(judged: JudgedSet, embedder: ragkit.Embedder) -> Iterator[ragkit.Col
         yield docs
 
 
-def gains_to_find(judged: JudgedSet, chunker: ragkit.Chunker) -> list[dict[Key, float]]:
+def gains_to_find(judged: JudgedSet, docs: ragkit.Collection) -> list[dict[Key, float]]:
     """For each question what has a gain, and how much."""
     if judged.by_document:
         return [{(source, 0): 1.0 for source, _, _ in q.answer} for q in judged.questions]
-    chunks = {document.source: chunker(document) for document in judged.documents}
+    chunks = {document.source: docs.chunker(document) for document in judged.documents}
     return [_parts(question.answer, chunks) for question in judged.questions]
 
 
@@ -226,14 +236,15 @@ def _parts(
     return parts
 
 
-def answers(
+def found(
     judged: JudgedSet, docs: ragkit.Collection, setting: SearchKeywords
 ) -> Iterator[list[Key]]:
     """For each question the keys of the best hits, each key once."""
     options: dict[str, Any] = {"limit": DEPTH, **setting}
     if judged.by_document:
-        # Two chunks may be of one document; from as many candidates as without.
-        options = {"prefetch_limit": 50, "limit": 2 * DEPTH, **setting}
+        # Several chunks may be of one document. More hits do not mean more candidates.
+        candidates = ragkit.SearchOptions(limit=DEPTH).candidates
+        options = {"prefetch_limit": candidates, "limit": 2 * DEPTH, **setting}
     retriever = ragkit.Retriever(docs, **cast(SearchKeywords, options))
     for some in batched(judged.questions, AT_ONCE):
         for hits in retriever.search_many([question.text for question in some]):
@@ -241,16 +252,15 @@ def answers(
             yield [*dict.fromkeys(keys)][:DEPTH]
 
 
-def scored(found: Iterable[Sequence[Key]], gains: Sequence[Mapping[Key, float]]) -> Floats:
+def scored(rankings: Iterable[Sequence[Key]], gains: Sequence[Mapping[Key, float]]) -> Floats:
     """nDCG, recall and MRR of each question; shape (n, 3)."""
-    return np.array(
-        [scores(keys, wanted) for keys, wanted in zip(found, gains, strict=True)], np.float64
-    )
+    each = [scores(keys, wanted) for keys, wanted in zip(rankings, gains, strict=True)]
+    return np.array(each, np.float64)
 
 
-def scores(found: Sequence[Key], wanted: Mapping[Key, float]) -> tuple[float, float, float]:
+def scores(ranking: Sequence[Key], wanted: Mapping[Key, float]) -> tuple[float, float, float]:
     """nDCG, recall and MRR of what was found, best first."""
-    got = [wanted.get(key, 0.0) for key in found[:DEPTH]]
+    got = [wanted.get(key, 0.0) for key in ranking[:DEPTH]]
     best = sorted(wanted.values(), reverse=True)
     first = next((rank for rank, gain in enumerate(got, 1) if gain), None)
     return dcg(got) / dcg(best[:DEPTH]), sum(got) / sum(best), 1 / first if first else 0.0
@@ -261,13 +271,12 @@ def dcg(gains: Sequence[float]) -> float:
     return sum(gain / math.log2(rank + 1) for rank, gain in enumerate(gains, 1))
 
 
-def interval(differences: Floats) -> tuple[float, float]:
-    """Where 95 of 100 means lie when the questions are drawn again."""
-    random = np.random.default_rng(0)
-    count = len(differences)
-    means = [differences[random.integers(0, count, count)].mean() for _ in range(2_000)]
+def change(differences: Floats) -> str:
+    """The mean, and where 95 of 100 means lie when the questions are drawn again."""
+    random, count = np.random.default_rng(0), len(differences)
+    means = [differences[random.integers(0, count, count)].mean() for _ in range(DRAWS)]
     low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+    return f"{differences.mean():+.4f} ({low:+.4f} to {high:+.4f})"
 
 
 if __name__ == "__main__":

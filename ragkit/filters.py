@@ -196,20 +196,20 @@ def globs(
     return found
 
 
-def payload_key(key: str, *, bare: bool = False) -> str:
-    """Where in the payload a key of the language points to.
+def payload_key(key: str, *, bare: bool = False, name: str = "the filter") -> str:
+    """Where in the payload a key of the language points to; `name` is what an error is about.
 
     Raises:
         ValueError: It is no key.
     """
     if not isinstance(key, str) or not key:
-        raise wrong("the filter", "keys that are non-empty strings", key)
-    check_plain("the filter", key)
+        raise wrong(name, "keys that are non-empty strings", key)
+    check_plain(name, key)
     path = key if _NOT_A_NAME.search(key) else f'"{key}"'
     found = _PATH.fullmatch(key) or _PATH.fullmatch(path)
     if found is None:
         raise ValueError(
-            f"the filter: expected a key such as 'lang', 'authors[].name' or "
+            f"{name}: expected a key such as 'lang', 'authors[].name' or "
             f"'metadata.\"dc.title\"', got {key!r}: put a name with other characters than "
             "letters, digits, _ and - in double quotes"
         )

@@ -36,7 +36,8 @@ class Hit:
         id: The point's id.
         score: Higher is better; what it means depends on the search: cosine similarity (dense),
             BM25 (sparse), fused ranks (hybrid), or what the reranker says. Scores of different
-            searches do not compare.
+            searches do not compare. Only of a collection that ragkit did not make and that is
+            compared by Euclid's or Manhattan's distance, lower is better.
         source: The document, within its corpus.
         corpus: The corpus.
         text: The passage.

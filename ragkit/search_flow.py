@@ -104,6 +104,7 @@ class Asked:
         queries: In words.
         vectors: As embedded already, shape (len(queries), dim); None to have them embedded.
         levels: Who says which options, see `settle`.
+        own: What the levels come to, where the collection itself says nothing.
         rerank: Whether there is a reranker.
         warned: What was warned of before; each is warned of once.
     """
@@ -111,6 +112,7 @@ class Asked:
     queries: Sequence[str]
     vectors: Vectors | None
     levels: Sequence[tuple[str, SearchKeywords]]
+    own: Settled
     rerank: bool
     warned: set[str]
 
@@ -126,6 +128,8 @@ class Asked:
             # They are of a search with the embedder, and without it words alone are searched.
             for name in ("mode", "diversity", "score_threshold"):
                 found_best.pop(name, None)
+        if not found_best:
+            return self.own
         try:
             return settle((COLLECTION, found_best), *self.levels)
         except (TypeError, ValueError) as exc:  # the levels were found right when it was asked
@@ -153,9 +157,11 @@ def ask(
         raise TypeError(f"expected a list of queries, got one string: [{queries!r}]?")
     for index, query in enumerate(queries):
         _check_query(query, which=f"query {index}: " if len(queries) > 1 else "")
-    settle(*levels)
+    own = settle(*levels)
     given = None if vectors is None or not queries else _matrix(vectors, len(queries))
-    return Asked(queries=queries, vectors=given, levels=levels, rerank=rerank, warned=warned)
+    return Asked(
+        queries=queries, vectors=given, levels=levels, own=own, rerank=rerank, warned=warned
+    )
 
 
 def as_rows(vector: ArrayLike | None) -> Vectors | None:
@@ -173,6 +179,8 @@ def _check_query(query: str, *, which: str) -> None:
 
 
 def _floats(given: ArrayLike) -> Vectors:
+    if type(given) is np.ndarray and given.dtype == np.float32:
+        return given  # as embedders make them
     try:
         with np.errstate(over="ignore"):  # what is too large is infinite, and refused as such
             return np.asarray(given, np.float32)
@@ -201,6 +209,7 @@ def search(asked: Asked, where: Searchable) -> Flow[list[Hits]]:
     settled = asked.settled(where)
     options = settled.options
     check_search(settled, where, vectors=asked.vectors)
+    group_by = _group_key(options, where)
     narrowed = yield from _narrowed(options, where)
     notes = _unindexed(where, narrowed)
     for note in set(notes) - asked.warned:
@@ -210,10 +219,10 @@ def search(asked: Asked, where: Searchable) -> Flow[list[Hits]]:
     embedded_here = vectors is None and asks_for_meaning(options, where)
     if embedded_here:
         vectors = yield Embed(tuple(asked.queries))
-    if options.group_by is None:
+    if group_by is None:
         rankings = yield from _ranked(asked, options, where, vectors, narrowed)
     else:
-        rankings = yield from _grouped(asked, options, where, vectors, narrowed)
+        rankings = yield from _grouped(asked, options, where, vectors, narrowed, group_by)
     found = [
         Hits(hits, notes=(*notes, *_remarks(query, hits, where, embedded=embedded_here)))
         for query, hits in zip(asked.queries, rankings, strict=True)
@@ -252,12 +261,18 @@ def _remarks(
         )
 
 
+def _group_key(options: SearchOptions, where: Searchable) -> str | None:
+    if options.group_by is None:
+        return None
+    return payload_key(options.group_by, bare=where.foreign is not None, name="group_by")
+
+
 def _narrowed(options: SearchOptions, where: Searchable) -> Flow[models.Filter | None]:
     """The filter as Qdrant's; patterns are looked up among the values that there are."""
     bare, prefix = where.foreign is not None, where.matches_prefixes
     values: dict[str, Sequence[str]] = {}
     for key in sorted(globs(options.filter, bare=bare, prefix=prefix)):
-        values[key] = yield Values(key)
+        values[key] = sorted((yield Values(key)))  # the same request every time
     return to_filter(options.filter, values=values, bare=bare, prefix=prefix)
 
 
@@ -297,9 +312,9 @@ def _grouped(
     where: Searchable,
     vectors: Vectors | None,
     narrowed: models.Filter | None,
+    group_by: str,
 ) -> Flow[list[list[Hit]]]:
     """As `_ranked`, in groups; Qdrant takes such searches one at a time."""
-    group_by = payload_key(options.group_by or "", bare=where.foreign is not None)
     limit = max(options.limit, options.candidates) if asked.rerank else options.limit
     rankings: list[list[Hit]] = []
     for i, query in enumerate(asked.queries):
@@ -385,6 +400,7 @@ def _cut(hits: Hits, options: SearchOptions) -> Hits:
 
 def packed(asked: Asked, where: Searchable, *, token_budget: int) -> Flow[Passages]:
     """Search for one query, and pack what is found into a budget of tokens."""
+    pack((), token_budget)  # refuses a budget for nothing before the query is paid for
     (hits,) = yield from search(asked, where)
     passages = pack(hits, token_budget)
     return Passages(passages, tokens=passages.tokens, notes=(*hits.notes, *passages.notes))

@@ -89,12 +89,13 @@ class SearchOptions:
             the embedded engine at least 256 and twice the limit.
         indexed_only: Pass over what is not indexed yet: quick while much is being written, but
             incomplete.
-        score_threshold: Leave out what scores lower, in the scores of the mode, before a reranker.
+        score_threshold: Leave out what scores worse, in the scores of the mode, before a reranker.
         fusion: How hybrid fuses: "rrf" by ranks, 1 / (k + rank), or "dbsf" by scores, each side
             scaled by its own mean and spread.
         rrf_k: The k of "rrf": the smaller, the more the first ranks count.
         weights: What each side counts in "rrf", `{"dense": 1.0, "sparse": 3.0}`; None: the same.
-            On a server from Qdrant 1.17 on.
+            A side's ranks are divided by its weight, and 0 leaves its ranks out of account. On a
+            server from Qdrant 1.17 on.
         prefetch_limit: How many candidates one stage hands to the next: each side of a hybrid
             search to the fusion, and what diversity or a reranker chooses from; at least `limit`.
             None: 50, or three for each hit if that is more.

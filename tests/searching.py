@@ -23,7 +23,22 @@ WIRES = [
 STORES = ["edge", *WIRES]
 
 EMBEDDER = HashEmbedder(64)
-WORDS = "walrus tusk sea ice key door house rotate lock banana yellow peel ninety days".split()
+WORDS = [
+    "walrus",
+    "tusk",
+    "sea",
+    "ice",
+    "key",
+    "door",
+    "house",
+    "rotate",
+    "lock",
+    "banana",
+    "yellow",
+    "peel",
+    "ninety",
+    "days",
+]
 _dice = random.Random(3)
 # Of many lengths and mixtures, so that no two score the same.
 DOCUMENTS = [

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
+from math import log2
 from pathlib import Path
 
 import pytest
+
+from ragkit.local.minilm import is_installed
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,6 +41,33 @@ def test_most_of_the_example_questions_are_answered(tmp_path: Path, embedder: st
     first, top, answered = (int(n) for n in re.findall(r": (\d+)$", shown, re.MULTILINE))
     assert 34 >= top >= first >= 20
     assert answered >= 20
+
+
+@pytest.mark.skipif(
+    not is_installed(), reason='needs the extra "local": pip install "ragkit[local]"'
+)
+def test_retrieval_of_the_example_questions_is_measured(tmp_path: Path) -> None:
+    settings = ['{"mode": "sparse"}', "{}", '{"limit": 1}']
+    shown = run("measure_retrieval.py", "--settings", *settings, cwd=tmp_path)
+    assert "examples: 34 questions" in shown
+    lines = [line.split(" | ") for line in shown.splitlines() if line.startswith("| `")]
+    assert [line[0].strip("|` ") for line in lines] == settings
+    sparse, hybrid, one = ([float(number) for number in line[1:4]] for line in lines)
+    assert min(*sparse, *hybrid) > 0.5
+    assert all(less < more for less, more in zip(one, hybrid, strict=True))
+
+
+def test_measures_of_a_ranking_are_those_of_the_papers() -> None:
+    scores = runpy.run_path(str(ROOT / "examples" / "measure_retrieval.py"))["scores"]
+    a, b, c, other = (("a.md", 0), ("a.md", 1), ("b.md", 0), ("c.md", 0))
+    wanted = {a: 1.0, b: 0.5, c: 0.5}
+    ndcg, recall, mrr = scores([other, a, other, b], wanted)
+    best = 1 + 0.5 / log2(3) + 0.5 / log2(4)
+    assert ndcg == pytest.approx((1 / log2(3) + 0.5 / log2(5)) / best)
+    assert (recall, mrr) == (0.75, 0.5)
+    assert scores([a, c, b], wanted) == (1.0, 1.0, 1.0)
+    assert scores([other] * 10 + [a], wanted) == (0.0, 0.0, 0.0)
+    assert scores([], wanted) == (0.0, 0.0, 0.0)
 
 
 def test_the_readmes_python_runs(

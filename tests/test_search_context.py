@@ -38,7 +38,6 @@ def document(animal: str) -> Document:
     return Document(source=f"{animal}.txt", title=animal, text="\n\n".join(days))
 
 
-
 def calls(monkeypatch: pytest.MonkeyPatch, client: QdrantBase) -> Counter[str]:
     """Counts, from now on, the calls of each of the client's methods."""
     counted: Counter[str] = Counter()

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import itertools
-import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 import searching
-from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 from searching import DOCUMENTS, EMBEDDER, STORES
 
-from ragkit.chunks import Chunker
 from ragkit.collection import Collection
 from ragkit.documents import Document
-from ragkit.edge import EdgeClient
 from ragkit.embeddings import HashEmbedder, Vectors
-from ragkit.errors import CollectionMismatch, CollectionNotFound
+from ragkit.errors import CollectionMismatch
 from ragkit.hits import Hit
 from ragkit.indexer import Indexer
-from ragkit.moving.rebuild import rebuild
 from ragkit.retriever import Retriever
-from ragkit.search_flow import UnindexedFilter
 from ragkit.search_options import Mode
 
 QUERY = "rotate the yellow key number7"
@@ -139,9 +132,8 @@ def test_ranks_are_fused_as_reciprocals_of_rank_over_weight(
     hits = ranked(docs, "hybrid", rrf_k=k, weights=said)
     assert len(hits) == ALL
     assert {hit.id: hit.score for hit in hits} == pytest.approx(expected, abs=1e-6)
-    assert [hit.score for hit in hits] == sorted(expected.values(), reverse=True) or (
-        [hit.score for hit in hits] == pytest.approx(sorted(expected.values(), reverse=True))
-    )
+    best_first = sorted(expected.values(), reverse=True)
+    assert [hit.score for hit in hits] == pytest.approx(best_first, abs=1e-6)
 
 
 def test_scores_are_fused_by_mean_and_spread(docs: Collection) -> None:
@@ -186,8 +178,10 @@ def test_a_threshold_leaves_out_what_scores_lower_and_nothing_else(
     docs: Collection, mode: Mode
 ) -> None:
     hits = ranked(docs, mode)
-    threshold = (hits[6].score + hits[7].score) / 2
-    assert ids(ranked(docs, mode, score_threshold=threshold)) == ids(hits[:7])
+    threshold = (hits[3].score + hits[12].score) / 2
+    better = [hit.id for hit in hits if hit.score > threshold]
+    assert 3 < len(better) < 13
+    assert ids(ranked(docs, mode, score_threshold=threshold)) == better
     assert ranked(docs, mode, score_threshold=hits[0].score + 1) == []
     assert ids(ranked(docs, mode, score_threshold=-100)) == ids(hits)
 
@@ -208,19 +202,13 @@ def test_what_a_filter_lets_through_is_found_from_the_very_end_of_the_ranking(
 def test_a_pattern_is_compared_with_keys_that_have_no_index_too(
     docs: Collection, given: dict[str, Any]
 ) -> None:
-    (key, wanted), tests = next(iter(given.items())), {
-        "*e*": lambda value: "e" in value,
-        "d*": lambda value: value.startswith("d"),
-        "*0": lambda value: value.endswith("0"),
-        "u1": lambda value: value == "u1",
-        "x*y": lambda value: False,
-    }  # fmt: skip
+    ((key, wanted),) = given.items()
     patterns = [wanted] if isinstance(wanted, str) else wanted
 
     def matches(document: Document) -> bool:
         held = document.metadata[key]
         values = [held] if isinstance(held, str) else held
-        return any(tests[pattern](value) for pattern in patterns for value in values)
+        return any(fnmatchcase(value, pattern) for pattern in patterns for value in values)
 
     expected = {each.source for each in DOCUMENTS if matches(each)}
     assert {hit.source for hit in ranked(docs, "dense", filter=given)} == expected
@@ -278,6 +266,40 @@ def test_groups_are_those_of_the_whole_ranking(
     assert [(hit.group, hit.id) for hit in hits] == expected
     # Each point is in both of its groups.
     assert len(set(ids(hits))) == len(hits) or key == "metadata.tags"
+
+
+def test_a_key_to_group_by_is_one_as_in_a_filter(docs: Collection) -> None:
+    options: dict[str, Any] = {"group_size": 2, "limit": 3}
+    hits = Retriever(docs).search(QUERY, group_by="year", **options)
+    assert hits == Retriever(docs).search(QUERY, group_by="metadata.year", **options)
+    assert len(hits) == 6
+    embedder = Counting()
+    counted = Retriever(Collection(docs.client, "modes", embedder=embedder))
+    for wrong in ("a..b", "a[", "[]", 'metadata."x'):
+        with pytest.raises(ValueError, match=r"group_by: expected a key such as"):
+            counted.search(QUERY, group_by=wrong)
+    assert embedder.calls == 0
+
+
+def test_a_budget_for_no_passage_is_refused_before_the_query_is_paid_for(docs: Collection) -> None:
+    embedder = Counting()
+    counted = Retriever(Collection(docs.client, "modes", embedder=embedder))
+    for budget in (0, -5, 7, float("nan")):
+        with pytest.raises(ValueError, match="expected a token_budget of at least"):
+            counted.passages(QUERY, token_budget=budget)  # type: ignore[arg-type]
+    assert embedder.calls == 0
+
+
+class Counting(HashEmbedder):
+    """Counts what it is paid for."""
+
+    def __init__(self) -> None:
+        super().__init__(64)
+        self.calls = 0
+
+    def embed_query(self, text: str) -> Vectors:
+        self.calls += 1
+        return super().embed_query(text)
 
 
 def backwards(query: str, texts: list[str]) -> list[float]:

@@ -303,7 +303,7 @@ def test_what_a_collection_is_told_holds_for_whoever_opens_it_next(docs: Collect
 def test_a_collection_is_told_nothing_that_cannot_be_followed(docs: Collection) -> None:
     for said in ({"limit": 0}, {"filter": {"lang": "en"}}, {"mode": "sparse", "diversity": 0.5}):
         with pytest.raises(ValueError, match=r"expected|belongs|leave it out"):
-            docs.set_search_defaults(**said)  # type: ignore[arg-type]
+            docs.set_search_defaults(**said)
     assert docs.open().search == {}
 
 

@@ -23,6 +23,8 @@ FIELDS = [
     "start",
     "end",
     "line",
+    "page",
+    "last_page",
     "headings",
     "ordinal",
     "metadata",
@@ -139,7 +141,6 @@ def test_a_hybrid_search_is_one_request_with_the_tenant_in_each_part(
         own = {"must": [{"field": {"key": "tenant", "match": {"keyword": "acme"}}}]}
         rescored = {
             "exact": False,
-            "indexed_only": False,
             "quantization": {"ignore": False, "rescore": True, "oversampling": 3.0},
         }
         limits = ["2", "50", "50"]

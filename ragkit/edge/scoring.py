@@ -317,13 +317,15 @@ def examples_of(request: Request, collection: str | None) -> Iterator[Any]:
     """The ids of this collection's points that the request or a prefetch gives as examples."""
     lookup = request.lookup_from
     if lookup is None or lookup.collection == collection:
-        yield from filter(_is_id, _inputs_of(_explicit(request.query)))
+        yield from filter(_is_id, _inputs_of(request.query))
     for prefetch in as_list(request.prefetch):
         yield from examples_of(prefetch, collection)
 
 
 def _inputs_of(query: Any) -> Iterator[Any]:
-    if isinstance(query, models.NearestQuery):
+    if isinstance(query, _INPUTS):
+        yield query
+    elif isinstance(query, models.NearestQuery):
         yield query.nearest
     elif isinstance(query, models.RecommendQuery):
         yield from query.recommend.positive or ()
