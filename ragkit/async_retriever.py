@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from qdrant_client import AsyncQdrantClient, models
 
+from ragkit.asked import Asked, as_rows, ask
 from ragkit.async_points import AsyncPoints, sent
 from ragkit.embeddings import (
     AsyncEmbedder,
@@ -32,25 +33,10 @@ from ragkit.hits import Hits
 from ragkit.manifest import Manifest, check_complete, check_embedder
 from ragkit.passages import Passages
 from ragkit.reranking import Reranker, rerank
-from ragkit.search_flow import (
-    MOST_VALUES,
-    PASSAGE_DEFAULTS,
-    Asked,
-    Embed,
-    Flow,
-    Group,
-    Query,
-    Read,
-    Rerank,
-    Step,
-    Values,
-    as_rows,
-    ask,
-    packed,
-    search,
-)
+from ragkit.search_flow import MOST_VALUES, PASSAGE_DEFAULTS, packed, search
 from ragkit.search_options import CALL, RETRIEVER, SearchKeywords, settle
 from ragkit.search_request import Searchable
+from ragkit.search_steps import Embed, Flow, Group, Query, Read, Rerank, Step, Values
 from ragkit.server import aserver_info
 from ragkit.tenancy import check_tenant
 from ragkit.versions import FRESH_S, alias_map, missing, shown

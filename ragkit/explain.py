@@ -9,12 +9,14 @@ from typing import Any
 
 from qdrant_client import models
 
+from ragkit.asked import Asked
 from ragkit.citations import on_one_line
 from ragkit.hits import Hits
 from ragkit.schema import BM25
-from ragkit.search_flow import Asked, Embed, Flow, Group, Query, Read, Rerank, Step, Values, search
+from ragkit.search_flow import search
 from ragkit.search_options import SearchOptions
 from ragkit.search_request import Searchable
+from ragkit.search_steps import Embed, Flow, Group, Query, Read, Rerank, Step, Values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

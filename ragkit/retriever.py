@@ -8,6 +8,7 @@ from typing import Any, TypeVar, Unpack
 from numpy.typing import ArrayLike
 from qdrant_client import models
 
+from ragkit.asked import Asked, as_rows, ask
 from ragkit.collection import Collection
 from ragkit.embeddings import Vectors, embed_queries, embed_query
 from ragkit.errors import CollectionNotFound
@@ -19,25 +20,10 @@ from ragkit.passages import Passages
 from ragkit.pipeline import batched
 from ragkit.points import Points
 from ragkit.reranking import Reranker, rerank
-from ragkit.search_flow import (
-    MOST_VALUES,
-    PASSAGE_DEFAULTS,
-    Asked,
-    Embed,
-    Flow,
-    Group,
-    Query,
-    Read,
-    Rerank,
-    Step,
-    Values,
-    as_rows,
-    ask,
-    packed,
-    search,
-)
+from ragkit.search_flow import MOST_VALUES, PASSAGE_DEFAULTS, packed, search
 from ragkit.search_options import CALL, RETRIEVER, SearchKeywords, settle
 from ragkit.search_request import Searchable
+from ragkit.search_steps import Embed, Flow, Group, Query, Read, Rerank, Step, Values
 
 T = TypeVar("T")
 

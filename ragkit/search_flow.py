@@ -1,28 +1,22 @@
-"""The stages of a search, one after the other, without I/O.
-
-A flow is a generator: it yields what is to be done next (`Step`), is sent what came of it, and
-returns its result. `Retriever` and `AsyncRetriever` carry out the same flows, each in its own way.
-"""
+"""The stages of a search, one after the other, as flows without I/O."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
 from qdrant_client import models
 from qdrant_client.conversions import common_types as types
 
+from ragkit.asked import Asked
 from ragkit.diversity import diversified
 from ragkit.embeddings import Vectors, unread_note
-from ragkit.errors import CollectionMismatch
 from ragkit.filters import globs, payload_key, to_filter
 from ragkit.hits import Hit, Hits
 from ragkit.passages import CONTEXT_FIELDS, Passages, neighbours, pack, with_context
-from ragkit.search_options import COLLECTION, SearchKeywords, SearchOptions, Settled, settle
+from ragkit.search_options import SearchKeywords, SearchOptions
 from ragkit.search_request import (
     Searchable,
     asks_for_meaning,
@@ -32,6 +26,7 @@ from ragkit.search_request import (
     read_groups,
     read_hits,
 )
+from ragkit.search_steps import Embed, Flow, Group, Query, Read, Rerank, Values
 
 T = TypeVar("T")
 
@@ -43,158 +38,6 @@ PASSAGE_DEFAULTS: tuple[str, SearchKeywords] = ("passages", {"limit": 50})
 
 class UnindexedFilter(UserWarning):
     """A filter reads a payload key that has no index, in a large collection."""
-
-
-@dataclass(frozen=True, slots=True)
-class Embed:
-    """Embed queries; the answer has shape (len(queries), dim)."""
-
-    queries: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """Send searches in one call; the answer is one `QueryResponse` for each."""
-
-    requests: Sequence[models.QueryRequest]
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Send a search for groups; the answer is a `GroupsResult`."""
-
-    request: models.QueryRequest
-    group_by: str
-    group_size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Values:
-    """Read what values a payload key has; the answer lists them."""
-
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """Read points by their ids, in one call; the answer is a dict of the records there are."""
-
-    ids: Sequence[models.ExtendedPointId]
-    fields: Sequence[str]
-    vectors: Sequence[str] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Rerank:
-    """Put hits in the reranker's order; the answer is the `Hits`."""
-
-    query: str
-    hits: Hits
-
-
-Step: TypeAlias = Embed | Query | Group | Values | Read | Rerank
-Flow: TypeAlias = Generator[Step, Any, T]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """What is searched for.
-
-    Attributes:
-        queries: In words.
-        vectors: As embedded already, shape (len(queries), dim); None to have them embedded.
-        levels: Who says which options, see `settle`.
-        own: What the levels come to, where the collection itself says nothing.
-        rerank: Whether there is a reranker.
-        warned: What was warned of before; each is warned of once.
-    """
-
-    queries: Sequence[str]
-    vectors: Vectors | None
-    levels: Sequence[tuple[str, SearchKeywords]]
-    own: Settled
-    rerank: bool
-    warned: set[str]
-
-    def settled(self, where: Searchable) -> Settled:
-        """The options as they hold for a collection.
-
-        Raises:
-            CollectionMismatch: What its manifest says is none of this ragkit's options.
-        """
-        found_best = dict(where.defaults)
-        by_meaning = self.vectors is not None or where.embedder is not None
-        if where.dim is not None and not by_meaning and found_best.get("mode") != "sparse":
-            # They are of a search with the embedder, and without it words alone are searched.
-            for name in ("mode", "diversity", "score_threshold"):
-                found_best.pop(name, None)
-        if not found_best:
-            return self.own
-        try:
-            return settle((COLLECTION, found_best), *self.levels)
-        except (TypeError, ValueError) as exc:  # the levels were found right when it was asked
-            raise CollectionMismatch(
-                f"collection {where.name!r} is to be searched with options that this ragkit "
-                f"cannot follow ({exc}): upgrade it, or set them anew (set_search_defaults)"
-            ) from exc
-
-
-def ask(
-    queries: Sequence[str],
-    *,
-    vectors: ArrayLike | None,
-    levels: Sequence[tuple[str, SearchKeywords]],
-    rerank: bool,
-    warned: set[str],
-) -> Asked:
-    """Check what is asked for, as far as that goes before the collection is known.
-
-    Raises:
-        TypeError: There is no such option, or a query is no string.
-        ValueError: A blank query, vectors of another shape, or an option out of its range.
-    """
-    if isinstance(queries, str):
-        raise TypeError(f"expected a list of queries, got one string: [{queries!r}]?")
-    for index, query in enumerate(queries):
-        _check_query(query, which=f"query {index}: " if len(queries) > 1 else "")
-    own = settle(*levels)
-    given = None if vectors is None or not queries else _matrix(vectors, len(queries))
-    return Asked(
-        queries=queries, vectors=given, levels=levels, own=own, rerank=rerank, warned=warned
-    )
-
-
-def as_rows(vector: ArrayLike | None) -> Vectors | None:
-    """One query's vector as those of a list of queries."""
-    return None if vector is None else _floats(vector)[np.newaxis]
-
-
-def _check_query(query: str, *, which: str) -> None:
-    if not isinstance(query, str):
-        raise TypeError(f"{which}expected a query in words, got {type(query).__name__}")
-    if not query.strip():
-        raise ValueError(f"{which}expected a query with words in it, got a blank one")
-    if any("\ud800" <= char <= "\udfff" for char in query):
-        raise ValueError(f"{which}expected a query of valid text, got one that is not UTF-8")
-
-
-def _floats(given: ArrayLike) -> Vectors:
-    if type(given) is np.ndarray and given.dtype == np.float32:
-        return given  # as embedders make them
-    try:
-        with np.errstate(over="ignore"):  # what is too large is infinite, and refused as such
-            return np.asarray(given, np.float32)
-    except (TypeError, ValueError) as exc:
-        raise ValueError(f"expected vectors of numbers: {exc}") from exc
-
-
-def _matrix(vectors: ArrayLike, count: int) -> Vectors:
-    matrix = _floats(vectors)
-    if matrix.ndim != 2 or len(matrix) != count:
-        raise ValueError(f"expected one vector for each of {count} queries, got {matrix.shape}")
-    if not np.isfinite(matrix).all() or not matrix.any(axis=1).all():
-        raise ValueError("expected finite vectors that are not all zeros")
-    return matrix
 
 
 def search(asked: Asked, where: Searchable) -> Flow[list[Hits]]:
@@ -286,17 +129,10 @@ def _ranked(
     by_engine = _by_engine(asked, options, where)
     over_fetched = asked.rerank or (options.diversity and not by_engine)
     limit = max(options.limit, options.candidates) if over_fetched else options.limit
-    requests: dict[int, models.QueryRequest] = {}
-    for i, query in enumerate(asked.queries):
-        vector = None if vectors is None else vectors[i]
-        request = query_request(
-            query, options, where, vector=vector, narrowed=narrowed, limit=limit
-        )
-        if request is None:
-            continue
-        if by_engine:
+    requests = _requests(asked, options, where, vectors, narrowed, limit)
+    if by_engine:
+        for request in requests.values():
             diversified_request(request, options)
-        requests[i] = request
     rankings: list[list[Hit]] = [[] for _ in asked.queries]
     if requests:
         responses: list[types.QueryResponse] = yield Query(list(requests.values()))
@@ -316,18 +152,34 @@ def _grouped(
 ) -> Flow[list[list[Hit]]]:
     """As `_ranked`, in groups; Qdrant takes such searches one at a time."""
     limit = max(options.limit, options.candidates) if asked.rerank else options.limit
-    rankings: list[list[Hit]] = []
-    for i, query in enumerate(asked.queries):
-        vector = None if vectors is None else vectors[i]
-        request = query_request(
-            query, options, where, vector=vector, narrowed=narrowed, limit=limit
-        )
-        if request is None:
-            rankings.append([])
-            continue
+    rankings: list[list[Hit]] = [[] for _ in asked.queries]
+    for i, request in _requests(asked, options, where, vectors, narrowed, limit).items():
         result = yield Group(request, group_by, options.group_size)
-        rankings.append(read_groups(result, where))
+        rankings[i] = read_groups(result, where)
     return rankings
+
+
+def _requests(
+    asked: Asked,
+    options: SearchOptions,
+    where: Searchable,
+    vectors: Vectors | None,
+    narrowed: models.Filter | None,
+    limit: int,
+) -> dict[int, models.QueryRequest]:
+    """What to send for each query, by its index; nothing for one that has nothing to search for."""
+    found = (
+        query_request(
+            query,
+            options,
+            where,
+            vector=None if vectors is None else vectors[i],
+            narrowed=narrowed,
+            limit=limit,
+        )
+        for i, query in enumerate(asked.queries)
+    )
+    return {i: request for i, request in enumerate(found) if request is not None}
 
 
 def _reranked(query: str, hits: Hits) -> Flow[Hits]:

@@ -149,10 +149,10 @@ def check_search(settled: Settled, where: Searchable, *, vectors: Vectors | None
         where.server.require(FUSION_WEIGHTS)
     said = settled.said("rescore", "oversampling")
     if said and where.quantization is None and mode != "sparse" and meaning:
+        ours = ', or quantize the collection (set_quantization, or "ragkit rebuild")'
         raise CollectionMismatch(
             f"{' and '.join(said)} {'goes' if len(said) == 1 else 'go'} with quantization, and "
-            f"collection {where.name!r} has none: leave it out, or quantize the collection "
-            '(set_quantization, or "ragkit rebuild")'
+            f"collection {where.name!r} has none: leave it out{ours if where.manifest else ''}"
         )
 
 
@@ -289,7 +289,9 @@ def _search_params(
     exact = options.exact or (where.has_graph and bool(where.unindexed(narrowed)))
     hnsw_ef = options.hnsw_ef
     if hnsw_ef is None and where.has_graph and not exact:
-        hnsw_ef = max(_MIN_HNSW_EF, 2 * limit)
+        # The graph has to yield what a fusion is given, too.
+        fetched = limit if options.mode == "dense" else max(limit, options.candidates)
+        hnsw_ef = max(_MIN_HNSW_EF, 2 * fetched)
     params = models.SearchParams(
         exact=exact, hnsw_ef=hnsw_ef, indexed_only=options.indexed_only or None
     )
@@ -307,7 +309,7 @@ def _fusion(options: SearchOptions, sides: Sequence[str]) -> models.Query:
     if options.fusion == "dbsf":
         return models.FusionQuery(fusion=models.Fusion.DBSF)
     weights = None if options.weights is None else [options.weights[side] for side in sides]
-    return models.RrfQuery(rrf=models.Rrf(k=options.rrf_k, weights=weights))
+    return models.RrfQuery(rrf=models.Rrf(k=options.fusion_k, weights=weights))
 
 
 @lru_cache

@@ -1,0 +1,115 @@
+"""What is searched for, checked as far as that goes before the collection is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ragkit.embeddings import Vectors
+from ragkit.errors import CollectionMismatch
+from ragkit.search_options import COLLECTION, SearchKeywords, Settled, settle
+from ragkit.search_request import Searchable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is searched for.
+
+    Attributes:
+        queries: In words.
+        vectors: As embedded already, shape (len(queries), dim); None to have them embedded.
+        levels: Who says which options, see `settle`.
+        own: What the levels come to, where the collection itself says nothing.
+        rerank: Whether there is a reranker.
+        warned: What was warned of before; each is warned of once.
+    """
+
+    queries: Sequence[str]
+    vectors: Vectors | None
+    levels: Sequence[tuple[str, SearchKeywords]]
+    own: Settled
+    rerank: bool
+    warned: set[str]
+
+    def settled(self, where: Searchable) -> Settled:
+        """The options as they hold for a collection.
+
+        Raises:
+            CollectionMismatch: What its manifest says is none of this ragkit's options.
+        """
+        found_best = dict(where.defaults)
+        by_meaning = self.vectors is not None or where.embedder is not None
+        if where.dim is not None and not by_meaning and found_best.get("mode") != "sparse":
+            # They are of a search with the embedder, and without it words alone are searched.
+            for name in ("mode", "diversity", "score_threshold"):
+                found_best.pop(name, None)
+        if not found_best:
+            return self.own
+        try:
+            return settle((COLLECTION, found_best), *self.levels)
+        except (TypeError, ValueError) as exc:  # the levels were found right when it was asked
+            raise CollectionMismatch(
+                f"collection {where.name!r} is to be searched with options that this ragkit "
+                f"cannot follow ({exc}): upgrade it, or set them anew (set_search_defaults)"
+            ) from exc
+
+
+def ask(
+    queries: Sequence[str],
+    *,
+    vectors: ArrayLike | None,
+    levels: Sequence[tuple[str, SearchKeywords]],
+    rerank: bool,
+    warned: set[str],
+) -> Asked:
+    """Check what is asked for, as far as that goes before the collection is known.
+
+    Raises:
+        TypeError: There is no such option, or a query is no string.
+        ValueError: A blank query, vectors of another shape, or an option out of its range.
+    """
+    if isinstance(queries, str):
+        raise TypeError(f"expected a list of queries, got one string: [{queries!r}]?")
+    for index, query in enumerate(queries):
+        _check_query(query, which=f"query {index}: " if len(queries) > 1 else "")
+    own = settle(*levels)
+    given = None if vectors is None or not queries else _matrix(vectors, len(queries))
+    return Asked(
+        queries=queries, vectors=given, levels=levels, own=own, rerank=rerank, warned=warned
+    )
+
+
+def as_rows(vector: ArrayLike | None) -> Vectors | None:
+    """One query's vector as those of a list of queries."""
+    return None if vector is None else _floats(vector)[np.newaxis]
+
+
+def _check_query(query: str, *, which: str) -> None:
+    if not isinstance(query, str):
+        raise TypeError(f"{which}expected a query in words, got {type(query).__name__}")
+    if not query.strip():
+        raise ValueError(f"{which}expected a query with words in it, got a blank one")
+    if any("\ud800" <= char <= "\udfff" for char in query):
+        raise ValueError(f"{which}expected a query of valid text, got one that is not UTF-8")
+
+
+def _floats(given: ArrayLike) -> Vectors:
+    if type(given) is np.ndarray and given.dtype == np.float32:
+        return given  # as embedders make them
+    try:
+        with np.errstate(over="ignore"):  # what is too large is infinite, and refused as such
+            return np.asarray(given, np.float32)
+    except (TypeError, ValueError) as exc:
+        raise ValueError(f"expected vectors of numbers: {exc}") from exc
+
+
+def _matrix(vectors: ArrayLike, count: int) -> Vectors:
+    matrix = _floats(vectors)
+    if matrix.ndim != 2 or len(matrix) != count:
+        raise ValueError(f"expected one vector for each of {count} queries, got {matrix.shape}")
+    if not np.isfinite(matrix).all() or not matrix.any(axis=1).all():
+        raise ValueError("expected finite vectors that are not all zeros")
+    return matrix
