@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -75,10 +77,30 @@ def ask(
         raise TypeError(f"expected a list of queries, got one string: [{queries!r}]?")
     for index, query in enumerate(queries):
         _check_query(query, which=f"query {index}: " if len(queries) > 1 else "")
-    own = settle(*levels)
+    own = _settled(levels)
     given = None if vectors is None or not queries else _matrix(vectors, len(queries))
     return Asked(
         queries=queries, vectors=given, levels=levels, own=own, rerank=rerank, warned=warned
+    )
+
+
+def _settled(levels: Sequence[tuple[str, SearchKeywords]]) -> Settled:
+    """As `settle`, which takes longer than all else here: the same options come again and again."""
+    said = tuple(
+        # With the types, since True equals 1.
+        (origin, tuple((name, type(value), value) for name, value in given.items()))
+        for origin, given in levels
+    )
+    try:
+        return _remembered(said)
+    except TypeError:  # of an option that has no hash, such as a filter; or of a wrong one
+        return settle(*levels)
+
+
+@lru_cache(maxsize=256)
+def _remembered(said: tuple[tuple[str, tuple[tuple[str, type, Any], ...]], ...]) -> Settled:
+    return settle(
+        *((origin, {name: value for name, _, value in options}) for origin, options in said)
     )
 
 
@@ -110,6 +132,8 @@ def _matrix(vectors: ArrayLike, count: int) -> Vectors:
     matrix = _floats(vectors)
     if matrix.ndim != 2 or len(matrix) != count:
         raise ValueError(f"expected one vector for each of {count} queries, got {matrix.shape}")
+    if 0 < np.vdot(matrix, matrix) < np.inf and count == 1:
+        return matrix
     if not np.isfinite(matrix).all() or not matrix.any(axis=1).all():
         raise ValueError("expected finite vectors that are not all zeros")
     return matrix

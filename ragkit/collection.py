@@ -127,6 +127,7 @@ class Collection:
         self._shard_by_tenant = shard_by_tenant
         self._settings = settings
         self._opened: _Opened | None = None
+        self._searched: tuple[_Opened, Searchable, Points] | None = None
         Bm25Encoder(avg_len=1.0, language=_DEFAULT_LANGUAGE if language is None else language)
         if chunker is not None:
             chunker_fingerprint(chunker)
@@ -152,7 +153,7 @@ class Collection:
     ) -> Collection:
         """The same collection with another embedder of the same fingerprint and a chunker."""
         twin = copy(self)
-        twin.embedder, twin._chunker = embedder, chunker
+        twin.embedder, twin._chunker, twin._searched = embedder, chunker, None
         return twin
 
     def exists(self) -> bool:
@@ -329,8 +330,11 @@ class Collection:
             CollectionMismatch: It is shared by tenants, and none was named, or the reverse.
         """
         self.refresh()
-        opened = self._held()
-        return self._searchable_of(opened, self.tenant), self._points_of(opened)
+        opened, searched = self._held(), self._searched
+        if searched is None or searched[0] is not opened:
+            where, points = self._searchable_of(opened, self.tenant), self._points_of(opened)
+            searched = self._searched = opened, where, points
+        return searched[1:]
 
     def seen_by(self, tenant: str | None) -> Searchable:
         """How it is searched for one of its tenants, as it was when this was opened."""

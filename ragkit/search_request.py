@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from qdrant_client import models
@@ -31,7 +31,7 @@ _LARGE = 10_000
 _MOST_MMR = 16_384  # candidates that Qdrant's own MMR takes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Searchable:
     """What of a collection decides how it is searched.
 
@@ -84,19 +84,19 @@ class Searchable:
         by_shard = self.manifest is not None and self.manifest.tenancy == "shard"
         return self.tenant if by_shard else None
 
-    @property
+    @cached_property
     def quantization(self) -> models.QuantizationConfig | None:
         """How its vectors are quantized: by their own setting, else by the collection's."""
         params = self._vector_params
         own = params.quantization_config if params is not None else None
         return own or self.info.config.quantization_config
 
-    @property
+    @cached_property
     def _vector_params(self) -> models.VectorParams | None:
         vectors = self.info.config.params.vectors
         return vectors.get(self.vector_name) if isinstance(vectors, Mapping) else vectors
 
-    @property
+    @cached_property
     def has_graph(self) -> bool:
         """Whether the vectors of the embedded engine are searched through a graph."""
         return self.server is None and self.info.config.hnsw_config.m > 0
