@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from ragkit.reranking import Reranker
     from ragkit.retriever import Retriever
     from ragkit.search_flow import UnindexedFilter
-    from ragkit.search_options import SearchOptions
+    from ragkit.search_options import SearchKeywords, SearchOptions
     from ragkit.sparse import Bm25Encoder
     from ragkit.stores import aconnect, connect
     from ragkit.tokens import estimate_tokens
@@ -123,7 +123,7 @@ _HOMES = {
     "ragkit.reranking": ["Reranker"],
     "ragkit.retriever": ["Retriever"],
     "ragkit.search_flow": ["UnindexedFilter"],
-    "ragkit.search_options": ["SearchOptions"],
+    "ragkit.search_options": ["SearchKeywords", "SearchOptions"],
     "ragkit.sparse": ["Bm25Encoder"],
     "ragkit.stores": ["aconnect", "connect"],
     "ragkit.tokens": ["estimate_tokens"],
@@ -177,6 +177,7 @@ __all__ = [
     "RateLimited",
     "Reranker",
     "Retriever",
+    "SearchKeywords",
     "SearchOptions",
     "SentenceTransformerEmbedder",
     "ServerTooOld",

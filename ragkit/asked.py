@@ -73,8 +73,8 @@ def ask(
         TypeError: There is no such option, or a query is no string.
         ValueError: A blank query, vectors of another shape, or an option out of its range.
     """
-    if isinstance(queries, str):
-        raise TypeError(f"expected a list of queries, got one string: [{queries!r}]?")
+    if isinstance(queries, str) or not isinstance(queries, Sequence):
+        raise TypeError(f"expected a list of queries, got {type(queries).__name__}")
     for index, query in enumerate(queries):
         _check_query(query, which=f"query {index}: " if len(queries) > 1 else "")
     own = _settled(levels)
@@ -105,8 +105,17 @@ def _remembered(said: tuple[tuple[str, tuple[tuple[str, type, Any], ...]], ...])
 
 
 def as_rows(vector: ArrayLike | None) -> Vectors | None:
-    """One query's vector as those of a list of queries."""
-    return None if vector is None else _floats(vector)[np.newaxis]
+    """One query's vector as those of a list of queries.
+
+    Raises:
+        ValueError: It is not one vector.
+    """
+    if vector is None:
+        return None
+    row = _floats(vector)
+    if row.ndim != 1:
+        raise ValueError(f"expected a vector of shape (dim,), got {row.shape}")
+    return row[np.newaxis]
 
 
 def _check_query(query: str, *, which: str) -> None:

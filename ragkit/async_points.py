@@ -13,7 +13,7 @@ from qdrant_client.conversions import common_types as types
 from ragkit.delivery import SEARCHING, adeliver
 from ragkit.failures import Failure, kind_of, lacks_shard_key
 from ragkit.pipeline import batched
-from ragkit.points import LONG_PAGE, MOST_VALUES, group_arguments, values_of
+from ragkit.points import LONG_PAGE, MOST_VALUES, group_arguments, in_calls, values_of
 from ragkit.tenancy import scoped, scoped_request
 
 T = TypeVar("T")
@@ -71,14 +71,17 @@ class AsyncPoints:
         )
 
     async def query(self, requests: Sequence[models.QueryRequest]) -> list[types.QueryResponse]:
-        """Answer searches, in one call."""
+        """Answer searches, in one call as far as they fit into one."""
         own = [
             scoped_request(request, self._tenant).model_copy(update={"shard_key": self._shard_key})
             for request in requests
         ]
+        return [answer for part in in_calls(own) for answer in await self._query(part)]
+
+    async def _query(self, requests: list[models.QueryRequest]) -> list[types.QueryResponse]:
         return await self._read(
-            lambda: self._client.query_batch_points(self._name, requests=own),
-            nothing=[types.QueryResponse(points=[]) for _ in own],
+            lambda: self._client.query_batch_points(self._name, requests=requests),
+            nothing=[types.QueryResponse(points=[]) for _ in requests],
         )
 
     async def query_groups(
@@ -132,6 +135,16 @@ class AsyncPoints:
                 raise
             return await self._values_read(key)
         return [str(hit.value) for hit in answer.hits]
+
+    async def any(self, where: models.Filter) -> bool:
+        """Whether any point matches; True where the server forbids the question."""
+        try:
+            records, _ = await self._page(where, limit=1, fields=[])
+        except Exception as exc:
+            if kind_of(exc) is not Failure.REFUSED:
+                raise
+            return True
+        return bool(records)
 
     async def _values_read(self, key: str) -> list[str]:
         found: dict[str, None] = {}

@@ -32,11 +32,11 @@ from ragkit.foreign import ForeignSchema
 from ragkit.hits import Hits
 from ragkit.manifest import Manifest, check_complete, check_embedder
 from ragkit.passages import Passages
-from ragkit.reranking import Reranker, rerank
+from ragkit.reranking import Reranker, check_reranker, rerank
 from ragkit.search_flow import MOST_VALUES, PASSAGE_DEFAULTS, packed, search
 from ragkit.search_options import CALL, RETRIEVER, SearchKeywords, settle
 from ragkit.search_request import Searchable
-from ragkit.search_steps import Embed, Flow, Group, Query, Read, Rerank, Step, Values
+from ragkit.search_steps import Embed, Flow, Group, Holds, Query, Read, Rerank, Step, Values
 from ragkit.server import aserver_info
 from ragkit.tenancy import check_tenant
 from ragkit.versions import FRESH_S, alias_map, missing, shown
@@ -84,6 +84,7 @@ class AsyncRetriever:
     ) -> None:
         check_tenant(tenant)
         settle((RETRIEVER, options))
+        check_reranker(reranker)
         self._client = client
         self._name = name
         self._embedder = embedder
@@ -143,12 +144,12 @@ class AsyncRetriever:
         queries: Sequence[str],
         vectors: ArrayLike | None,
         options: SearchKeywords,
-        *first: tuple[str, SearchKeywords],
+        *between: tuple[str, SearchKeywords],
     ) -> Asked:
         return ask(
             queries,
             vectors=vectors,
-            levels=[*first, (RETRIEVER, self._options), (CALL, options)],
+            levels=[(RETRIEVER, self._options), *between, (CALL, options)],
             rerank=self._reranker is not None,
             warned=self._warned,
         )
@@ -219,6 +220,8 @@ class AsyncRetriever:
                 )
             case Read():
                 return await points.retrieve(step.ids, fields=step.fields, vectors=step.vectors)
+            case Holds():
+                return await points.any(step.condition)
             case Values():
                 return await points.values(step.key, limit=MOST_VALUES)
 

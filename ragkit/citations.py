@@ -43,6 +43,10 @@ class Span(Protocol):
         """Offset after its last."""
 
     @property
+    def placed(self) -> bool:
+        """Whether its place in the document is known."""
+
+    @property
     def line(self) -> int | None:
         """The file's line where it begins."""
 
@@ -68,7 +72,8 @@ class Citation:
         corpus: The corpus.
         title: The document's.
         headings: The headings above the text, outermost first.
-        start: Offset of its first character in the document's text.
+        start: Offset of its first character in the document's text; None where nobody knows, in
+            a collection that ragkit did not make.
         end: Offset after its last.
         line: The file's line (1-based) where it begins; None where the text was converted.
         last_line: The line where it ends.
@@ -80,8 +85,8 @@ class Citation:
     corpus: str
     title: str
     headings: tuple[str, ...]
-    start: int
-    end: int
+    start: int | None
+    end: int | None
     line: int | None
     last_line: int | None
     page: int | None
@@ -95,8 +100,8 @@ class Citation:
             corpus=span.corpus,
             title=span.title,
             headings=span.headings,
-            start=span.start,
-            end=span.end,
+            start=span.start if span.placed else None,
+            end=span.end if span.placed else None,
             line=span.line,
             last_line=None if span.line is None else span.line + span.text.count("\n"),
             page=span.page,
@@ -104,8 +109,8 @@ class Citation:
         )
 
     def __str__(self) -> str:
-        path = " > ".join((self.source, *self.headings))
-        return f"{on_one_line(path)}, {self._place()}"
+        path = on_one_line(" > ".join((self.source or self.title, *self.headings)))
+        return f"{path}, {self._place()}" if self.start is not None else path
 
     def _place(self) -> str:
         if self.page is not None:

@@ -121,5 +121,6 @@ def _as_json(query: str, hits: Hits, told: Explanation | None) -> dict[str, Any]
     document: dict[str, Any] = {"query": query, "hits": listed, "notes": list(hits.notes)}
     if told is not None:
         document["options"] = dict(told.origins)
+        document["request"] = told.request_data
         document["stages"] = [as_data(stage) for stage in told.stages]
     return document

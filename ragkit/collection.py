@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from copy import copy
@@ -191,6 +192,11 @@ class Collection:
         opened = self._opened
         if opened is None or time.monotonic() - opened.at > FRESH_S:
             self.open()
+
+    def look_again(self) -> None:
+        """Open it again with the next search: what it holds has changed."""
+        if self._opened is not None:
+            self._opened = replace(self._opened, at=-math.inf)
 
     def open_for_writing(self) -> Manifest:
         """As `open`, and embedder and tenant may not be missing; what it lacks is created.

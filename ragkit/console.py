@@ -180,7 +180,6 @@ def print_hits(hits: Hits, *, query: str, bm25: Bm25Encoder, full: bool) -> None
     screen = console()
     if not hits:
         screen.print("Nothing found.")
-        return
     for rank, hit in enumerate(hits, start=1):
         place = location(hit)
         screen.print(
@@ -190,6 +189,8 @@ def print_hits(hits: Hits, *, query: str, bm25: Bm25Encoder, full: bool) -> None
         path = [heading for heading in hit.headings if heading != hit.title]
         if path:
             screen.print(f"   [dim]{escape(one_line(' > '.join(path)))}[/dim]")
+        if hit.context is not None:
+            screen.print(f"   [dim]in {escape(one_line(str(hit.context.citation)))}[/dim]")
         text = hit.text if hit.context is None else hit.context.text
         whole = full or hit.context is not None
         screen.print(Text("   ") + _passage(text, query, bm25, full=whole))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from ragkit.schema import BM25
 from ragkit.search_flow import search
 from ragkit.search_options import SearchOptions
 from ragkit.search_request import Searchable
-from ragkit.search_steps import Embed, Flow, Group, Query, Read, Rerank, Step, Values
+from ragkit.search_steps import Embed, Flow, Group, Holds, Query, Read, Rerank, Step, Values
+
+_FEW = 4  # numbers that are shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +67,20 @@ class Explanation:
         said = [
             f"{name}={getattr(self.options, name)!r} ({who})" for name, who in self.origins.items()
         ]
-        lines = [f"query: {self.query}", f"options: {', '.join(said) or 'the defaults'}", ""]
+        lines = [f"query: {self.query}", f"options: {', '.join(said) or 'the defaults'}"]
+        lines += [f"request: {json.dumps(self.request_data, ensure_ascii=False)}", ""]
         lines += [_stage_line(stage) for stage in self.stages]
         lines += [f"note: {note}" for note in self.hits.notes]
         # Queries, messages and names of documents are others' texts, and this goes to terminals.
         return "\n".join(map(on_one_line, [*lines, "", *self._table()]))
+
+    @property
+    def request_data(self) -> Any:
+        """The request as JSON data, its vectors as no more than how many numbers they have."""
+        if self.request is None:
+            return None
+        data = self.request.model_dump(mode="json", exclude_none=True, exclude={"with_payload"})
+        return _shortened(data)
 
     def _table(self) -> list[str]:
         """For each hit its place in every stage that ranked."""
@@ -85,6 +97,16 @@ class Explanation:
         return rows
 
 
+def _shortened(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _shortened(value) for key, value in data.items()}
+    if not isinstance(data, list):
+        return data
+    if len(data) > _FEW and all(isinstance(each, int | float) for each in data):
+        return f"{len(data)} numbers"
+    return [_shortened(each) for each in data]
+
+
 def _stage_line(stage: Stage) -> str:
     brought = f"{len(stage.ranking)} points" if stage.ranking else stage.note
     return f"{stage.name:<12}{1000 * stage.seconds:8.1f} ms   {brought}"
@@ -93,11 +115,13 @@ def _stage_line(stage: Stage) -> str:
 def explained(asked: Asked, where: Searchable) -> Flow[Explanation]:
     """Search for one query and note what each stage brings.
 
-    The sides of a hybrid search are asked for by themselves too, in the same call.
+    The sides of a hybrid search are asked for by themselves too, in the same call, whose time
+    therefore is longer than that of the search alone.
     """
     settled = asked.settled(where)
     record = _Record()
     (hits,) = yield from record.of(search(asked, where))
+    record.diverse(hits)
     return Explanation(
         query=asked.queries[0],
         options=settled.options,
@@ -126,45 +150,63 @@ class _Record:
             return hits
 
     def _done(self, step: Step) -> Flow[Any]:
-        sides = _sides(step)
-        asked = Query([*step.requests, *sides.values()]) if isinstance(step, Query) else step
+        asked = (
+            Query([*step.requests, *_sides(step.requests[0])]) if isinstance(step, Query) else step
+        )
         began = time.perf_counter()
         answer = yield asked
         seconds = time.perf_counter() - began
-        self._keep(step, answer, sides, seconds)
-        return answer[: len(step.requests)] if isinstance(step, Query) else answer
-
-    def _keep(self, step: Step, answer: Any, sides: Mapping[str, Any], seconds: float) -> None:
         if isinstance(step, Query):
-            (self.request,) = step.requests
-            for name, response in zip(sides, answer[1:], strict=True):
-                self._rank(name, seconds, response.points)
-            name = "fused" if sides else _side_of(self.request)
-            if isinstance(self.request.query, models.NearestQuery):
-                name = "diverse"
-            self._rank(name, seconds, answer[0].points)
-        elif isinstance(step, Group):
-            self.request = step.request
-            best = [group.hits[0] for group in answer.groups if group.hits]
-            self._rank("grouped", seconds, best)
+            self._keep_query(step.requests[0], answer, seconds)
+            return answer[:1]
+        if isinstance(step, Group):
+            yield from self._keep_groups(step, answer, seconds)
         elif isinstance(step, Rerank):
             self._rank("reranked", seconds, answer)
         else:
             self.stages.append(_unranked(step, answer, seconds))
+        return answer
+
+    def _keep_query(
+        self, request: models.QueryRequest, answers: Sequence[Any], seconds: float
+    ) -> None:
+        self.request = request
+        self._keep_sides(_sides(request), answers[1:], seconds)
+        name = "fused" if len(answers) > 1 else _side_of(request)
+        if isinstance(request.query, models.NearestQuery):
+            name = "diverse"
+        self._rank(name, seconds, answers[0].points)
+
+    def _keep_groups(self, step: Group, answer: Any, seconds: float) -> Flow[None]:
+        self.request = step.request
+        sides = _sides(step.request)
+        if sides:
+            began = time.perf_counter()
+            answers = yield Query(sides)
+            self._keep_sides(sides, answers, time.perf_counter() - began)
+        best = [group.hits[0] for group in answer.groups if group.hits]
+        self._rank("grouped", seconds, best)
+
+    def _keep_sides(
+        self, sides: Sequence[models.QueryRequest], answers: Sequence[Any], seconds: float
+    ) -> None:
+        for side, answer in zip(sides, answers, strict=True):
+            self._rank(_side_of(side), seconds, answer.points)
+
+    def diverse(self, hits: Hits) -> None:
+        """Note what was chosen for its diversity, where that was not left to Qdrant."""
+        if any(stage.name == "vectors" for stage in self.stages):
+            self._rank("diverse", 0.0, hits)
 
     def _rank(self, name: str, seconds: float, found: Sequence[Any]) -> None:
         ranking = tuple((str(each.id), float(each.score)) for each in found)
         self.stages.append(Stage(name=name, seconds=seconds, ranking=ranking))
 
 
-def _sides(step: Step) -> dict[str, models.QueryRequest]:
+def _sides(request: models.QueryRequest) -> list[models.QueryRequest]:
     """The searches that feed a hybrid one, each as a search of its own."""
-    if not isinstance(step, Query):
-        return {}
-    (request,) = step.requests
-    fed = request.prefetch if isinstance(request.prefetch, list) else []
-    return {
-        _side_of(each): models.QueryRequest(
+    return [
+        models.QueryRequest(
             shard_key=request.shard_key,
             query=each.query,
             using=each.using,
@@ -173,8 +215,8 @@ def _sides(step: Step) -> dict[str, models.QueryRequest]:
             limit=each.limit,
             with_payload=False,
         )
-        for each in fed
-    }
+        for each in (request.prefetch if isinstance(request.prefetch, list) else [])
+    ]
 
 
 def _side_of(search: models.QueryRequest | models.Prefetch) -> str:
@@ -187,6 +229,9 @@ def _unranked(step: Step, answer: Any, seconds: float) -> Stage:
     if isinstance(step, Values):
         note = f"{len(answer)} values of {step.key!r}"
         return Stage(name="values", seconds=seconds, note=note)
+    if isinstance(step, Holds):
+        note = f"{step.key!r} is {'there' if answer else 'nowhere'}"
+        return Stage(name="keys", seconds=seconds, note=note)
     assert isinstance(step, Read)  # noqa: S101  (there is no other)
     name = "vectors" if step.vectors else "neighbours"
     return Stage(name=name, seconds=seconds, note=f"{len(answer)} points read")

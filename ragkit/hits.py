@@ -49,6 +49,8 @@ class Hit:
         metadata: The document's.
         page: The page (1-based) where it begins; None for formats without pages.
         last_page: The page where it ends.
+        placed: Whether its place in the document is known: not in a collection that ragkit did not
+            make, where `start` and `end` are those of the whole text.
         group: The value of `group_by` that it was found for; None where nothing was grouped.
         context: The passage with its neighbours, where `context` was asked for.
     """
@@ -67,6 +69,7 @@ class Hit:
     metadata: Mapping[str, Any]
     page: int | None = None
     last_page: int | None = None
+    placed: bool = True
     group: str | int | None = None
     context: Passage | None = None
 
@@ -114,7 +117,7 @@ def read_hit(
         payload = {
             "text": text,
             "source": source,
-            "title": title or source,
+            "title": title or source or f"point {point.id}",
             "corpus": "",
             "start": 0,
             "end": len(text),
@@ -136,5 +139,6 @@ def read_hit(
         metadata=payload.get("metadata") or {},
         page=payload.get("page"),
         last_page=payload.get("last_page"),
+        placed=foreign is None,
         group=group,
     )

@@ -305,6 +305,7 @@ class _Run:
             self._collection.optimize(if_due=self._writer.chunks < _OPTIMIZE_FROM)
         if self._writer.chunks or self._removed:
             check_unmoved(self._collection.client, self._collection.name, self._collection.version)
+        self._collection.look_again()
         if self._bulk and not self._collection.embedded and self._collection.exists():
             client, name = self._collection.client, self._collection.version
             wait_until_indexed(client, name, progress=self._writer.show)

@@ -65,6 +65,8 @@ class Passage:
         line: The file's line (1-based) where it begins; None for converted formats such as HTML.
         headings: The headings that all of it stands under, outermost first.
         page: The page (1-based) where it begins; None for formats without pages.
+        placed: Whether its place in the document is known: not in a collection that ragkit did not
+            make, where `start` and `end` are those of the whole text.
         last_page: The page where it ends. If the text was cut, where it ended before.
         score: The best of its hits'.
         ordinals: The chunks that it holds whole, by their places in the document; none of a text
@@ -82,6 +84,7 @@ class Passage:
     headings: tuple[str, ...]
     page: int | None
     last_page: int | None
+    placed: bool = True
     score: float
     ordinals: tuple[int, ...]
     metadata: Mapping[str, Any]
@@ -215,7 +218,7 @@ def pack(found: Iterable[Found | Passage], token_budget: int) -> Passages:
     Raises:
         ValueError: The budget is too small for any passage.
     """
-    if not token_budget >= MIN_TOKEN_BUDGET:
+    if not isinstance(token_budget, int | float) or not token_budget >= MIN_TOKEN_BUDGET:
         raise ValueError(
             f"expected a token_budget of at least {MIN_TOKEN_BUDGET}, got {token_budget!r}: "
             "less does not hold a citation and a sentence"
@@ -317,6 +320,7 @@ def _own(found: Found | Passage) -> Passage:
         headings=found.headings,
         page=found.page,
         last_page=found.last_page,
+        placed=found.placed,
         score=found.score,
         ordinals=(found.ordinal,),
         metadata=found.metadata,
@@ -403,6 +407,8 @@ class _Run:
 def _continuation(first: Passage, second: Passage) -> str | None:
     """What comes after `first` up to the end of `second`; None if they do not fit together."""
     if not (_is_true(first) and _is_true(second) and _is_alike(first, second)):
+        return None
+    if not (first.placed and second.placed):
         return None
     overlap = first.end - second.start
     if overlap < 0:

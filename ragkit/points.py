@@ -21,7 +21,7 @@ from ragkit.errors import CollectionError, RagkitError
 from ragkit.failures import Failure, StillQueued, is_unsure, kind_of, lacks_shard_key, reason
 from ragkit.pacing import Retry
 from ragkit.packing import update_points
-from ragkit.pipeline import batched
+from ragkit.pipeline import batched, batched_within
 from ragkit.tenancy import scoped, scoped_request
 
 T = TypeVar("T")
@@ -29,6 +29,9 @@ T = TypeVar("T")
 _PAGE = 512  # small, so that the records of one are gone before the next comes
 LONG_PAGE = 5_000  # of records with one field or none
 MOST_VALUES = 1_000  # in one condition, or points in one request
+# In the query vectors of one call: 20 bytes each in JSON, and a server takes 32 MiB.
+_MOST_NUMBERS = 1_000_000
+_MOST_SEARCHES = 1_000
 _HASH = "document_hash"
 
 
@@ -127,12 +130,23 @@ class Points:
         vectors: Sequence[str] = (),
     ) -> dict[str, models.Record]:
         """The records of these ids that are there, by id."""
-        if not ids:
-            return {}
-        # By a filter, since only that can be narrowed to a tenant.
-        these = models.Filter(must=[models.HasIdCondition(has_id=list(ids))])
-        found = self.scroll(these, fields=fields, vectors=vectors, page=len(ids))
-        return {str(record.id): record for record in found}
+        found: dict[str, models.Record] = {}
+        for some in batched(ids, self.most_values):
+            # By a filter, since only that can be narrowed to a tenant.
+            these = models.Filter(must=[models.HasIdCondition(has_id=list(some))])
+            records = self.scroll(these, fields=fields, vectors=vectors, page=len(some))
+            found.update((str(record.id), record) for record in records)
+        return found
+
+    def any(self, where: models.Filter) -> bool:
+        """Whether any point matches; True where the server forbids the question."""
+        try:
+            records, _ = self._page(where, False, (), 1, None)
+        except Exception as exc:
+            if kind_of(exc) is not Failure.REFUSED:
+                raise
+            return True
+        return bool(records)
 
     def count(self, where: models.Filter | None = None) -> int:
         """How many match, exactly; where a server forbids exact counts, they are read."""
@@ -191,17 +205,20 @@ class Points:
         return Counter(value for record in records for value in values_of(record, key))
 
     def query(self, requests: Sequence[models.QueryRequest]) -> list[types.QueryResponse]:
-        """Answer searches, in one call."""
+        """Answer searches, in one call as far as they fit into one."""
         own = [scoped_request(request, self.tenant) for request in requests]
         if self._shard_key is not None:
             own = [each.model_copy(update={"shard_key": self._shard_key}) for each in own]
+        return [answer for part in in_calls(own) for answer in self._query(part)]
+
+    def _query(self, requests: Sequence[models.QueryRequest]) -> list[types.QueryResponse]:
         return self._read(
             lambda: self.client.query_batch_points(
-                self.name, requests=own, timeout=self._search_timeout_s
+                self.name, requests=requests, timeout=self._search_timeout_s
             ),
             "searching",
             retry=SEARCHING,
-            nothing=[types.QueryResponse(points=[]) for _ in own],
+            nothing=[types.QueryResponse(points=[]) for _ in requests],
         )
 
     def query_groups(
@@ -325,6 +342,18 @@ class Points:
 
     def _what(self, doing: str) -> str:
         return f"{doing} collection {self.name!r}"
+
+
+def in_calls(requests: Sequence[models.QueryRequest]) -> Iterator[list[models.QueryRequest]]:
+    """Searches in as many calls as keep each below the size that a server takes."""
+    return batched_within(requests, weigh=_numbers, most=_MOST_SEARCHES, heaviest=_MOST_NUMBERS)
+
+
+def _numbers(search: models.QueryRequest | models.Prefetch) -> int:
+    """How many numbers its query vectors have."""
+    query = search.query.nearest if isinstance(search.query, models.NearestQuery) else search.query
+    fed = search.prefetch if isinstance(search.prefetch, list) else []
+    return (len(query) if isinstance(query, list) else 0) + sum(map(_numbers, fed))
 
 
 def values_of(record: models.Record, key: str) -> set[str]:

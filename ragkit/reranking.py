@@ -45,6 +45,18 @@ class Reranker(Protocol):
         ...
 
 
+def check_reranker(reranker: object) -> None:
+    """Refuse what cannot be a reranker.
+
+    Raises:
+        TypeError: It cannot be called.
+    """
+    if reranker is not None and not callable(reranker):
+        raise TypeError(
+            f"expected a reranker to be a callable (query, texts) -> scores, got {reranker!r}"
+        )
+
+
 def rerank(reranker: Reranker, query: str, hits: Sequence[Hit]) -> Hits:
     """Put hits in a reranker's order.
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, Unpack
 
 from numpy.typing import ArrayLike
-from qdrant_client import models
 
 from ragkit.asked import Asked, as_rows, ask
 from ragkit.collection import Collection
@@ -17,13 +16,12 @@ from ragkit.failures import Failure, kind_of
 from ragkit.foreign_collection import ForeignCollection
 from ragkit.hits import Hits
 from ragkit.passages import Passages
-from ragkit.pipeline import batched
 from ragkit.points import Points
-from ragkit.reranking import Reranker, rerank
+from ragkit.reranking import Reranker, check_reranker, rerank
 from ragkit.search_flow import MOST_VALUES, PASSAGE_DEFAULTS, packed, search
 from ragkit.search_options import CALL, RETRIEVER, SearchKeywords, settle
 from ragkit.search_request import Searchable
-from ragkit.search_steps import Embed, Flow, Group, Query, Read, Rerank, Step, Values
+from ragkit.search_steps import Embed, Flow, Group, Holds, Query, Read, Rerank, Step, Values
 
 T = TypeVar("T")
 
@@ -39,7 +37,7 @@ class Retriever:
         **options: How all its searches are made, see `SearchOptions`; a search may overrule them.
 
     Raises:
-        TypeError: There is no such option.
+        TypeError: There is no such option, or the reranker is no callable.
         ValueError: An option is out of its range.
     """
 
@@ -51,6 +49,7 @@ class Retriever:
         **options: Unpack[SearchKeywords],
     ) -> None:
         settle((RETRIEVER, options))
+        check_reranker(reranker)
         self._collection = collection
         self._reranker = reranker
         self._options = options
@@ -125,8 +124,8 @@ class Retriever:
             token_budget: The most tokens, by `ragkit.tokens.estimate_tokens`, of all texts with
                 their citations.
             vector: The query as embedded already, shape (dim,); None to have it embedded.
-            **options: See `SearchOptions`. `limit` says how many hits to choose from, 50 unless
-                given; `context` widens each of them where there is room.
+            **options: See `SearchOptions`. `limit` says how many hits to choose from, 50 unless it
+                is said here; `context` widens each of them where there is room.
 
         Returns:
             Passages, the one with the best hit first.
@@ -162,12 +161,12 @@ class Retriever:
         queries: Sequence[str],
         vectors: ArrayLike | None,
         options: SearchKeywords,
-        *first: tuple[str, SearchKeywords],
+        *between: tuple[str, SearchKeywords],
     ) -> Asked:
         return ask(
             queries,
             vectors=vectors,
-            levels=[*first, (RETRIEVER, self._options), (CALL, options)],
+            levels=[(RETRIEVER, self._options), *between, (CALL, options)],
             rerank=self._reranker is not None,
             warned=self._warned,
         )
@@ -210,10 +209,12 @@ class Retriever:
                         step.request, group_by=step.group_by, group_size=step.group_size
                     )
                 case Read():
-                    return _read(points, step)
+                    return points.retrieve(step.ids, fields=step.fields, vectors=step.vectors)
                 case Rerank():
                     assert self._reranker is not None  # noqa: S101  (else it is not asked for)
                     return rerank(self._reranker, step.query, step.hits)
+                case Holds():
+                    return points.any(step.condition)
                 case Values():
                     return list(points.facet(step.key, limit=MOST_VALUES))
         except Exception as exc:
@@ -227,10 +228,3 @@ def _embed(step: Embed, where: Searchable) -> Vectors:
     if len(step.queries) == 1:
         return embed_query(where.embedder, step.queries[0])[None, :]
     return embed_queries(where.embedder, step.queries)
-
-
-def _read(points: Points, step: Read) -> dict[str, models.Record]:
-    found: dict[str, models.Record] = {}
-    for ids in batched(step.ids, points.most_values):
-        found |= points.retrieve(list(ids), fields=step.fields, vectors=step.vectors)
-    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,10 +14,10 @@ from qdrant_client.conversions import common_types as types
 from ragkit.asked import Asked
 from ragkit.diversity import diversified
 from ragkit.embeddings import Vectors, unread_note
-from ragkit.filters import globs, payload_key, to_filter
+from ragkit.filters import filter_keys, globs, payload_key, to_filter
 from ragkit.hits import Hit, Hits
 from ragkit.passages import CONTEXT_FIELDS, Passages, neighbours, pack, with_context
-from ragkit.search_options import SearchKeywords, SearchOptions
+from ragkit.search_options import MAX_LIMIT, SearchKeywords, SearchOptions
 from ragkit.search_request import (
     Searchable,
     asks_for_meaning,
@@ -26,10 +27,12 @@ from ragkit.search_request import (
     read_groups,
     read_hits,
 )
-from ragkit.search_steps import Embed, Flow, Group, Query, Read, Rerank, Values
+from ragkit.search_steps import Embed, Flow, Group, Holds, Query, Read, Rerank, Values
 
 T = TypeVar("T")
 
+_MOST_KEYS = 5  # that are looked for when nothing was found
+_DEEPER = 20  # times as many candidates, where they were of too few groups
 # A pattern such as "*.md" is compared with every value of its key; beyond so many, some are missed.
 MOST_VALUES = 1_000_000
 # Passages are chosen by what fits, not by a number.
@@ -66,6 +69,8 @@ def search(asked: Asked, where: Searchable) -> Flow[list[Hits]]:
         rankings = yield from _ranked(asked, options, where, vectors, narrowed)
     else:
         rankings = yield from _grouped(asked, options, where, vectors, narrowed, group_by)
+    if not any(rankings):
+        notes += yield from _never(where, narrowed, group_by)
     found = [
         Hits(hits, notes=(*notes, *_remarks(query, hits, where, embedded=embedded_here)))
         for query, hits in zip(asked.queries, rankings, strict=True)
@@ -88,6 +93,19 @@ def _unindexed(where: Searchable, narrowed: models.Filter | None) -> tuple[str, 
         "'integer', 'float', 'datetime', 'bool', as its values are"
         for key in where.unindexed(narrowed)
     )
+
+
+def _never(
+    where: Searchable, narrowed: models.Filter | None, group_by: str | None
+) -> Flow[tuple[str, ...]]:
+    """Of what was asked for and cannot be found, because no passage has such a key at all."""
+    keys = filter_keys(narrowed) | ({group_by} if group_by is not None else set())
+    notes: list[str] = []
+    for key in sorted(keys)[:_MOST_KEYS]:
+        held: bool = yield Holds(key)
+        if not held:
+            notes.append(f"no passage in collection {where.name!r} has a value under {key!r}")
+    return tuple(notes)
 
 
 def _remarks(
@@ -152,11 +170,41 @@ def _grouped(
 ) -> Flow[list[list[Hit]]]:
     """As `_ranked`, in groups; Qdrant takes such searches one at a time."""
     limit = max(options.limit, options.candidates) if asked.rerank else options.limit
+    enough = min(max(options.candidates, 3 * options.limit * options.group_size), MAX_LIMIT)
+    deep = replace(options, prefetch_limit=enough)
     rankings: list[list[Hit]] = [[] for _ in asked.queries]
-    for i, request in _requests(asked, options, where, vectors, narrowed, limit).items():
-        result = yield Group(request, group_by, options.group_size)
-        rankings[i] = read_groups(result, where)
+    for i, request in _requests(asked, deep, where, vectors, narrowed, limit).items():
+        rankings[i] = yield from _full_groups(request, where, options, group_by)
     return rankings
+
+
+def _full_groups(
+    request: models.QueryRequest, where: Searchable, options: SearchOptions, group_by: str
+) -> Flow[list[Hit]]:
+    """The groups; where they are too few, those among more candidates, while that finds others.
+
+    All that the sides of a hybrid search have brought may be of a few long documents.
+    """
+    result: types.GroupsResult = yield Group(request, group_by, options.group_size)
+    deeper = _deeper(request)
+    while len(result.groups) < options.limit and deeper is not None:
+        more: types.GroupsResult = yield Group(deeper, group_by, options.group_size)
+        if len(more.groups) <= len(result.groups):
+            break
+        result, deeper = more, _deeper(deeper)
+    return read_groups(result, where)
+
+
+def _deeper(request: models.QueryRequest) -> models.QueryRequest | None:
+    """The same with more candidates from each side; None if that is not worth it any more."""
+    fed = request.prefetch
+    if not isinstance(fed, list) or (fed[0].limit or 0) >= MAX_LIMIT:
+        return None
+    more = [
+        each.model_copy(update={"limit": min(_DEEPER * (each.limit or 0), MAX_LIMIT)})
+        for each in fed
+    ]
+    return request.model_copy(update={"prefetch": more})
 
 
 def _requests(

@@ -51,6 +51,10 @@ _RIVALS: tuple[tuple[str, str, Callable[[Any, Any], bool], str], ...] = (
 )
 
 
+# Each means something else with the other: an earlier one does not outlive a later of the other.
+_PAIRED = (("rrf_k", "weights"),)
+
+
 class SearchKeywords(TypedDict, total=False):
     """`SearchOptions` as keyword arguments; None leaves an option as it would be without."""
 
@@ -75,7 +79,9 @@ class SearchKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchOptions:
-    """Everything that a search can be told, in Qdrant's words.
+    """Everything that a search can be told, in Qdrant's words, as it holds for one search.
+
+    They are said as keyword arguments (`SearchKeywords`), of a retriever and of its searches.
 
     Attributes:
         limit: How many hits at most, 1 to 10,000; with `group_by`, how many groups.
@@ -100,10 +106,11 @@ class SearchOptions:
             scores that in the middle.
         rrf_k: The k of "rrf": the smaller, the more the first ranks count. None: 10, or 1 with
             weights.
-        weights: What each side counts in "rrf", `{"dense": 1.0, "sparse": 3.0}`; None: the same. A
-            weight of 0 leaves a side out. With `rrf_k` 1 a side counts in proportion to its weight;
-            with a larger one a heavier side also falls more slowly from hit to hit, which can turn
-            the preference round. On a server from Qdrant 1.17 on.
+        weights: What each side counts in "rrf", `{"dense": 1.0, "sparse": 3.0}`; a weight of 0
+            leaves a side out. None: the same, with `rrf_k` 10. With `rrf_k` 1 a side counts in
+            proportion to its weight; with a larger one, which has to be said together with the
+            weights, a heavier side also falls more slowly from hit to hit, and that can turn the
+            preference round. On a server from Qdrant 1.17 on.
         prefetch_limit: How many candidates one stage hands to the next: each side of a hybrid
             search to the fusion, and what diversity or a reranker chooses from; at least `limit`.
             None: 50, or three for each hit if that is more.
@@ -215,6 +222,10 @@ def settle(*levels: tuple[str, Mapping[str, Any]]) -> Settled:
     origins: dict[str, str] = {}
     for origin, given in levels:
         said = _said(given)
+        for pair in _PAIRED:
+            if len(said.keys() & set(pair)) == 1:
+                for name in pair:
+                    values.pop(name, None)
         values |= said
         # Of two that contradict each other, the one said later counts.
         for one, other, contradict, _ in _RIVALS:

@@ -57,6 +57,19 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
+class Holds:
+    """Look whether any point has a value under a payload key; the answer is a bool."""
+
+    key: str
+
+    @property
+    def condition(self) -> models.Filter:
+        """What such a point matches."""
+        nothing = models.IsEmptyCondition(is_empty=models.PayloadField(key=self.key))
+        return models.Filter(must_not=[nothing])
+
+
+@dataclass(frozen=True, slots=True)
 class Rerank:
     """Put hits in the reranker's order; the answer is the `Hits`."""
 
@@ -64,5 +77,5 @@ class Rerank:
     hits: Hits
 
 
-Step: TypeAlias = Embed | Query | Group | Values | Read | Rerank
+Step: TypeAlias = Embed | Query | Group | Values | Read | Holds | Rerank
 Flow: TypeAlias = Generator[Step, Any, T]

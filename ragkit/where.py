@@ -86,6 +86,8 @@ def _parsed(clause: str) -> tuple[str, Any]:
         raise _wrong(clause, "a key before the operator")
     if key in RESERVED:
         raise _wrong(clause, f"a key that is no word of the language: try 'metadata.{key}'")
+    if value[:1] in ("=", "<", ">", "!", "~"):
+        raise _wrong(clause, "one of = != > >= < <= ~; a value that begins like one goes in quotes")
     if operator in _BOUNDS:
         return key, {_BOUNDS[operator]: _bound(clause, value)}
     if operator == "~":

@@ -68,7 +68,7 @@ def test_its_hits_are_those_of_the_search(
     assert plan.hits == hits
     assert plan.hits.notes == hits.notes
     assert len(hits) > 0
-    assert len(str(plan).splitlines()) == len(hits) + len(plan.stages) + 5
+    assert len(str(plan).splitlines()) == len(hits) + len(plan.stages) + 6
 
 
 def test_the_sides_of_a_hybrid_search_are_what_each_alone_returns(docs: Collection) -> None:
@@ -88,8 +88,8 @@ def test_the_sides_of_a_hybrid_search_are_what_each_alone_returns(docs: Collecti
         ({"mode": "sparse"}, ["sparse"]),
         ({"vector": EMBEDDER.embed_query("walrus")}, ["dense", "sparse", "fused"]),
         ({"mode": "dense", "diversity": 0.5}, ["embed", "diverse"]),
-        ({"diversity": 0.5}, ["embed", "dense", "sparse", "fused", "vectors"]),
-        ({"group_by": "source"}, ["embed", "grouped"]),
+        ({"diversity": 0.5}, ["embed", "dense", "sparse", "fused", "vectors", "diverse"]),
+        ({"group_by": "source"}, ["embed", "dense", "sparse", "grouped"]),
         ({"context": 1}, ["embed", "dense", "sparse", "fused", "neighbours"]),
         ({"mode": "sparse", "filter": {"lang": "*n"}}, ["values", "sparse"]),
     ],
@@ -161,4 +161,4 @@ def test_hostile_texts_are_printed_as_harmless_ones(client: QdrantBase) -> None:
     assert lines == shown.splitlines()
     assert lines[0].startswith(r"query: key \x1b[2J\x07[bold red]{0}%s{__class__}\r\n\x85")
     assert any("[bold red]{0}%s{__class__}" in line for line in lines if line.startswith("note: "))
-    assert len(lines) == len(plan.hits) + len(plan.stages) + len(plan.hits.notes) + 5
+    assert len(lines) == len(plan.hits) + len(plan.stages) + len(plan.hits.notes) + 6

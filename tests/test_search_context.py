@@ -104,9 +104,9 @@ def test_without_hits_nothing_is_read(
 def test_more_neighbours_than_a_request_may_name_are_read_in_as_few_calls_as_that_takes(
     monkeypatch: pytest.MonkeyPatch, client: QdrantBase, docs: Collection
 ) -> None:
+    monkeypatch.setattr("ragkit.points.MOST_VALUES", 25)
     retriever = Retriever(docs, mode="dense", limit=len(ANIMALS) * len(DAYS))
     retriever.search("river")
-    monkeypatch.setattr("ragkit.points.MOST_VALUES", 25)
     made = calls(monkeypatch, client)
     hits = retriever.search("river", context=9)
     named = len(ANIMALS) * (len(DAYS) + 9)  # where a document ends is not known before

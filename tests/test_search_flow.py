@@ -428,3 +428,50 @@ def test_options_are_refused_before_anything_is_opened(tmp_path: Path) -> None:
             Retriever(missing, k=5)  # type: ignore[call-arg]
         with pytest.raises(ValueError, match="expected limit"):
             Retriever(missing, limit=-1)
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"filter": {"yeer": 2001}}, "metadata.yeer"),
+        (
+            {"filter": {"all": [{"year": 2001}, {"not": {"lang": "*"}}, {"nosuch": 1}]}},
+            "metadata.nosuch",
+        ),
+        ({"group_by": "nosuch"}, "metadata.nosuch"),
+    ],
+)
+def test_a_key_that_no_passage_has_is_told_where_nothing_is_found(
+    docs: Collection, options: dict[str, Any], key: str
+) -> None:
+    hits = Retriever(docs).search(QUERY, **options)
+    assert hits == []
+    assert hits.notes == (f"no passage in collection 'docs' has a value under {key!r}",)
+
+
+def test_of_keys_that_there_are_nothing_is_told(docs: Collection) -> None:
+    hits = Retriever(docs).search(QUERY, filter={"year": "2001", "source": "00.md"})
+    assert (list(hits), hits.notes) == ([], ())
+
+
+def test_the_same_is_told_to_coroutines(tmp_path: Path) -> None:
+    async def ask(qdrant: Server) -> tuple[str, ...]:
+        client = await aconnect(qdrant.url, grpc_port=qdrant.grpc_port)
+        try:
+            retriever = AsyncRetriever(client, "docs", embedder=EMBEDDER)
+            return (await retriever.search(QUERY, filter={"yeer": 2001})).notes
+        finally:
+            await client.close()
+
+    with running(tmp_path) as qdrant:
+        with closing(QdrantClient(url=qdrant.url, check_compatibility=False)) as client:
+            Indexer(Collection(client, "docs", embedder=EMBEDDER)).add(DOCUMENTS[:3])
+        (note,) = asyncio.run(ask(qdrant))
+    assert note == "no passage in collection 'docs' has a value under 'metadata.yeer'"
+
+
+def test_who_has_indexed_sees_how_large_the_collection_has_become(docs: Collection) -> None:
+    Retriever(docs).search(QUERY)
+    Indexer(docs).add(DOCUMENTS[12:20])
+    where, _ = docs.searchable()
+    assert (where.info.points_count or 0) >= 20

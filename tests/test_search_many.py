@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 import searching
-from qdrant_client import AsyncQdrantClient
+from qdrant_client import AsyncQdrantClient, QdrantClient
+from qdrant_standin import running
 from searching import DOCUMENTS, EMBEDDER, STORES, WIRES
 
 from ragkit.async_retriever import AsyncRetriever
@@ -175,7 +178,7 @@ def test_what_an_embedder_refuses_is_told_by_its_index(docs: Collection) -> None
 @pytest.mark.parametrize(
     ("queries", "vectors", "error", "message"),
     [
-        ("one string", None, TypeError, "expected a list of queries, got one string"),
+        ("one string", None, TypeError, "expected a list of queries, got str"),
         (["a", "b"], np.ones((1, 64)), ValueError, "one vector for each of 2 queries"),
         (["a", "b"], np.ones(64), ValueError, "one vector for each of 2 queries"),
         (["a", "b"], np.eye(2, 64)[::-1] * [[0], [1]], ValueError, "not all zeros"),
@@ -280,3 +283,33 @@ def test_from_coroutines_what_was_found_best_holds_as_well(
         assert dict(origins) == {"limit": "call", "mode": "collection", "diversity": "collection"}
     finally:
         docs.set_search_defaults()
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_more_vectors_than_a_server_takes_at_once_go_in_several_calls(
+    tmp_path: Path, how: str
+) -> None:
+    dim, count = 2_000, 1_100  # 44 MB of JSON, and a server takes 32 MiB
+    embedder = HashEmbedder(dim)
+    vectors = np.random.default_rng(1).standard_normal((count, dim), np.float32)
+    queries = ["by vector"] * count
+
+    async def ask(url: str) -> list[Hits]:
+        client = await aconnect(url, prefer_grpc=False)
+        try:
+            retriever = AsyncRetriever(client, "docs", embedder=embedder, mode="dense", limit=1)
+            return await retriever.search_many(queries, vectors=vectors)
+        finally:
+            await client.close()
+
+    with running(tmp_path) as qdrant:
+        with closing(QdrantClient(url=qdrant.url, check_compatibility=False)) as client:
+            docs = Collection(client, "docs", embedder=embedder)
+            Indexer(docs).add(DOCUMENTS[:3])
+            if how == "sync":
+                retriever = Retriever(docs, mode="dense", limit=1)
+                found = retriever.search_many(queries, vectors=vectors)
+            else:
+                found = asyncio.run(ask(qdrant.url))
+        assert sum(each.operation == "query_batch" for each in qdrant.requests) == 3
+    assert [len(hits) for hits in found] == [1] * count

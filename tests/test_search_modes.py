@@ -13,6 +13,7 @@ import searching
 from qdrant_client.client_base import QdrantBase
 from searching import DOCUMENTS, EMBEDDER, STORES
 
+from ragkit.chunks import Chunker
 from ragkit.collection import Collection
 from ragkit.documents import Document
 from ragkit.embeddings import HashEmbedder, Vectors
@@ -92,8 +93,8 @@ def test_by_words_a_vector_given_counts_for_nothing(docs: Collection) -> None:
     [
         (np.ones(32), "expected query vectors of 64 dimensions.*got 32"),
         ([], "expected finite vectors"),
-        (np.ones((1, 64)), r"expected one vector for each of 1 queries, got \(1, 1, 64\)"),
-        (1.0, "expected one vector for each of 1 queries"),
+        (np.ones((1, 64)), r"expected a vector of shape \(dim,\), got \(1, 64\)"),
+        (1.0, r"expected a vector of shape \(dim,\), got \(\)"),
         (np.zeros(64), "not all zeros"),
         ([np.nan] * 64, "expected finite vectors"),
         ([1e300] * 64, "expected finite vectors"),
@@ -266,6 +267,24 @@ def test_groups_are_those_of_the_whole_ranking(
     assert [(hit.group, hit.id) for hit in hits] == expected
     # Each point is in both of its groups.
     assert len(set(ids(hits))) == len(hits) or key == "metadata.tags"
+
+
+@pytest.mark.parametrize("mode", [*MODES, None])
+def test_one_long_document_does_not_keep_others_from_being_groups(
+    docs: Collection, mode: Mode | None
+) -> None:
+    long = Collection(
+        docs.client, "long", embedder=EMBEDDER, chunker=Chunker(max_tokens=20, overlap=0)
+    )
+    full = Document(source="long.md", title="rotate", text="rotate the yellow lock. " * 300)
+    others = [
+        Document(source=f"{n}.md", title="sea", text=f"Ice {n}. A lock may rotate.")
+        for n in range(9)
+    ]
+    Indexer(long).add([full, *others])
+    hits = Retriever(long, mode=mode).search("rotate the lock", group_by="source", limit=6)
+    assert hits[0].source == "long.md"
+    assert len({hit.source for hit in hits}) == 6
 
 
 def test_a_key_to_group_by_is_one_as_in_a_filter(docs: Collection) -> None:

@@ -86,7 +86,7 @@ def test_none_leaves_an_option_as_the_earlier_level_has_it(name: str) -> None:
 def test_options_that_do_not_contradict_each_other_are_settled_one_by_one(
     data: st.DataObject,
 ) -> None:
-    free = [each for each in VALUES if each not in ("fusion", "diversity", "group_by")]
+    free = [each for each in VALUES if each not in ("fusion", "diversity", "group_by", "rrf_k")]
     levels = [
         (
             who,
@@ -112,6 +112,10 @@ def test_options_that_do_not_contradict_each_other_are_settled_one_by_one(
         ({"group_by": "source", "group_size": 2}, {"diversity": 0.5}, {"group_size", "diversity"}),
         ({"diversity": 0.5}, {"mode": "sparse"}, {"mode"}),
         ({"mode": "sparse"}, {"diversity": 0.5}, {"diversity"}),
+        # Each means something else with the other.
+        ({"rrf_k": 60}, {"weights": VALUES["weights"][0]}, {"weights"}),
+        ({"weights": VALUES["weights"][0]}, {"rrf_k": 60}, {"rrf_k"}),
+        ({}, {"weights": VALUES["weights"][0], "rrf_k": 60}, {"weights", "rrf_k"}),
         # Nothing of this is a contradiction.
         ({"weights": VALUES["weights"][0]}, {"fusion": "rrf"}, {"weights", "fusion"}),
         ({"fusion": "rrf"}, {"weights": VALUES["weights"][0]}, {"weights", "fusion"}),
@@ -342,10 +346,10 @@ def test_the_options_of_a_retriever_are_its_own(docs: Collection) -> None:
     assert retriever.search("walrus", limit=MAX_LIMIT) == Retriever(docs).search("walrus", limit=8)
 
 
-def test_passages_are_chosen_from_fifty_hits_unless_the_retriever_or_the_call_says_otherwise(
+def test_passages_are_chosen_from_fifty_hits_unless_the_call_says_otherwise(
     docs: Collection,
 ) -> None:
-    docs.set_search_defaults(limit=1)  # of hits: passages are chosen by what fits
+    docs.set_search_defaults(limit=1)  # of hits, as the retriever's: what fits counts here
     assert len(Retriever(docs).passages("walrus", token_budget=5_000)) == 8
-    assert len(Retriever(docs, limit=3).passages("walrus", token_budget=5_000)) == 3
+    assert len(Retriever(docs, limit=3).passages("walrus", token_budget=5_000)) == 8
     assert len(Retriever(docs, limit=3).passages("walrus", token_budget=5_000, limit=2)) == 2

@@ -145,8 +145,8 @@ def test_diversity_of_dense_hits_is_left_to_the_engine_with_as_many_candidates_a
 
 
 def test_groups_are_asked_for_with_all_that_a_search_has(wire: Wire) -> None:
-    search = wire.sent(group_by="metadata.year", group_size=3, limit=4, filter={"source": "03.md"})
-    assert (search["group_by"], search["group_size"], search["limit"]) == ("metadata.year", 3, 4)
+    search = wire.sent(group_by="metadata.year", group_size=3, limit=1, filter={"source": "03.md"})
+    assert (search["group_by"], search["group_size"], search["limit"]) == ("metadata.year", 3, 1)
     assert [each["limit"] for each in search["prefetch"]] == [50, 50]
     assert "03.md" in str(search["filter"])
 
@@ -154,12 +154,16 @@ def test_groups_are_asked_for_with_all_that_a_search_has(wire: Wire) -> None:
 def test_weights_are_refused_of_a_server_that_passes_over_them(wire: Wire) -> None:
     client, weights = wire.docs.client, {"dense": 1.0, "sparse": 2.0}
     said = client.info()
+
+    def anew() -> Collection:
+        return Collection(client, wire.docs.name, embedder=wire.docs.embedder)
+
     try:
         remember(client, read_info(said.model_copy(update={"version": "1.16.3"})))
         with pytest.raises(ServerTooOld, match=r"fusion with weights needs Qdrant 1\.17"):
-            Retriever(wire.docs).search(QUERY, weights=weights)
+            Retriever(anew()).search(QUERY, weights=weights)
         # Where nothing is fused they say nothing.
         for mode in ("dense", "sparse"):
-            assert Retriever(wire.docs).search(QUERY, mode=mode, weights=weights)
+            assert Retriever(anew()).search(QUERY, mode=mode, weights=weights)
     finally:
         remember(client, read_info(said))

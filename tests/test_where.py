@@ -189,3 +189,15 @@ def test_clauses_find_what_they_say(edge: EdgeClient) -> None:
     ]:
         records = edge.scroll("c", to_filter(parse_where(clauses)), limit=10)[0]
         assert {record.id for record in records} == expected, clauses
+
+
+@pytest.mark.parametrize(
+    "clause", ["year==2024", "year=>2024", "year>=>2024", "year!==2024", "title~~x", "a=<3"]
+)
+def test_an_operator_that_is_none_is_refused_and_not_taken_for_a_value(clause: str) -> None:
+    with pytest.raises(ValueError, match="a value that begins like one goes in quotes"):
+        parse_where([clause])
+
+
+def test_in_quotes_a_value_may_begin_like_an_operator() -> None:
+    assert parse_where(['version=">=2"']) == {"version": ">=2"}
