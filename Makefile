@@ -7,7 +7,7 @@ DEVELOP := $(VENV)/.develop
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types check perf clean
+.PHONY: help demo test integrations lint types check perf clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -18,6 +18,9 @@ demo: $(READY) ## Index the example documents and answer three questions
 test: $(DEVELOP) ## Run the test suite
 	@$(BIN)/python -m pytest -n 4 --dist loadgroup
 
+integrations: $(VENV)-integrations/.ready ## Test the retrievers for LangChain and LlamaIndex
+	@$(VENV)-integrations/bin/python -m pytest tests/test_langchain.py tests/test_llamaindex.py
+
 lint: $(DEVELOP) ## Check style and formatting
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -25,13 +28,13 @@ lint: $(DEVELOP) ## Check style and formatting
 types: $(DEVELOP) ## Check types
 	@$(BIN)/mypy
 
-check: test lint types ## All that CI runs
+check: test integrations lint types ## All that CI runs
 
 perf: $(DEVELOP) ## Measure speed as ratios against the raw engine and peers (minutes)
 	@$(BIN)/python -m pytest tests/perf -o addopts="" -s --benchmark-disable-gc
 
 clean: ## Remove the environment and what tools left
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks build dist
+	rm -rf $(VENV) $(VENV)-integrations .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks build dist
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ragkit needs Python 3.11 or later, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
@@ -43,4 +46,10 @@ $(READY): pyproject.toml
 $(DEVELOP): $(READY)
 	@echo "Installing what the tests need ..."
 	@$(BIN)/python -m pip install --quiet --editable ".[files,local,dev]"
+	@touch $@
+
+$(VENV)-integrations/.ready: pyproject.toml
+	@test -x $(VENV)-integrations/bin/python || $(PYTHON) -m venv $(VENV)-integrations
+	@echo "Installing ragkit, LangChain and LlamaIndex into $(VENV)-integrations ..."
+	@$(VENV)-integrations/bin/python -m pip install --quiet --editable ".[integrations]"
 	@touch $@

@@ -20,9 +20,9 @@ from ragkit.edge import EdgeClient
 from ragkit.embeddings import HashEmbedder, Vectors
 from ragkit.errors import MissingDependency
 
-pytest.importorskip("langchain_core", reason='needs LangChain: pip install "ragkit[langchain]"')
+pytest.importorskip("langchain_core", reason="needs LangChain: make integrations")
 pytest.importorskip(
-    "langchain_tests.integration_tests", reason="needs LangChain's tests: pip install -e .[dev]"
+    "langchain_tests.integration_tests", reason="needs LangChain's tests: make integrations"
 )
 
 from langchain_core.documents import Document

@@ -20,7 +20,7 @@ from ragkit.edge import EdgeClient
 from ragkit.embeddings import HashEmbedder, Vectors
 from ragkit.errors import MissingDependency
 
-pytest.importorskip("llama_index.core", reason='needs LlamaIndex: pip install "ragkit[llamaindex]"')
+pytest.importorskip("llama_index.core", reason="needs LlamaIndex: make integrations")
 
 from llama_index.core.llms import MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
