@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from copy import copy
@@ -194,9 +193,9 @@ class Collection:
             self.open()
 
     def look_again(self) -> None:
-        """Open it again with the next search: what it holds has changed."""
+        """Read Qdrant's account of the version that was opened again: what it holds has changed."""
         if self._opened is not None:
-            self._opened = replace(self._opened, at=-math.inf)
+            self._opened = replace(self._opened, info=self._info())
 
     def open_for_writing(self) -> Manifest:
         """As `open`, and embedder and tenant may not be missing; what it lacks is created.

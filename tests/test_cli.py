@@ -278,7 +278,9 @@ def test_no_color_is_obeyed(here: Path) -> None:
 
 
 def test_a_pipe_gets_plain_lines(here: Path) -> None:
-    indexed = subprocess.run([*PROGRAM, "index", "notes"], capture_output=True, check=True)
+    indexed = subprocess.run(
+        [*PROGRAM, "index", "notes", "--embedder", "none"], capture_output=True, check=True
+    )
     assert b"\x1b" not in indexed.stdout + indexed.stderr
     assert b"2 added" in indexed.stdout
 
@@ -287,7 +289,9 @@ def test_ctrl_c_ends_cleanly_and_keeps_what_was_committed(here: Path) -> None:
     for n in range(3000):
         (here / "notes" / f"{n}.txt").write_text(f"File {n}. " + "word " * 1500)
     process = subprocess.Popen(
-        [*PROGRAM, "index", "notes"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*PROGRAM, "index", "notes", "--embedder", "none"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     # Until a first batch is on the disk.
     while allocated_bytes(here / ".ragkit") < 8_000_000 and process.poll() is None:
