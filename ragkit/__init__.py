@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ragkit.async_retriever import AsyncRetriever
+    from ragkit.budget import Passages
     from ragkit.cache import CachedEmbedder
     from ragkit.chunks import Chunk, Chunker
     from ragkit.citations import Citation
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from ragkit.moving.copying import copy
     from ragkit.moving.rebuild import rebuild
     from ragkit.optimizer import Indexing
-    from ragkit.passages import Passage, Passages
+    from ragkit.passages import Passage
     from ragkit.quantization import Quantization
     from ragkit.reports import CollectionStatus, IndexPlan, IndexReport, Progress
     from ragkit.reranking import Reranker
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ragkit.async_retriever": ["AsyncRetriever"],
+    "ragkit.budget": ["Passages"],
     "ragkit.cache": ["CachedEmbedder"],
     "ragkit.citations": ["Citation"],
     "ragkit.chunks": ["Chunk", "Chunker"],
@@ -117,7 +119,7 @@ _HOMES = {
     "ragkit.moving.copying": ["copy"],
     "ragkit.moving.rebuild": ["rebuild"],
     "ragkit.optimizer": ["Indexing"],
-    "ragkit.passages": ["Passage", "Passages"],
+    "ragkit.passages": ["Passage"],
     "ragkit.quantization": ["Quantization"],
     "ragkit.reports": ["CollectionStatus", "IndexPlan", "IndexReport", "Progress"],
     "ragkit.reranking": ["Reranker"],

@@ -16,6 +16,7 @@ from qdrant_client import AsyncQdrantClient, models
 
 from ragkit.asked import Asked, as_rows, ask
 from ragkit.async_points import AsyncPoints, sent
+from ragkit.budget import Passages
 from ragkit.embeddings import (
     AsyncEmbedder,
     AsyncQueryBatchEmbedder,
@@ -31,7 +32,6 @@ from ragkit.failures import Failure, kind_of
 from ragkit.foreign import ForeignSchema
 from ragkit.hits import Hits
 from ragkit.manifest import Manifest, check_complete, check_embedder
-from ragkit.passages import Passages
 from ragkit.reranking import Reranker, check_reranker, rerank
 from ragkit.search_flow import MOST_VALUES, PASSAGE_DEFAULTS, packed, search
 from ragkit.search_options import CALL, RETRIEVER, SearchKeywords, settle

@@ -1,4 +1,4 @@
-"""Chunks of a document read as one text, and as much of them as a prompt has room for.
+"""Chunks of a document read as one text.
 
 Chunks know their offsets, so those that overlap or follow each other are put together without
 looking for one in the other. All functions are pure; the chunks around hits are read like this:
@@ -18,12 +18,9 @@ from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 from qdrant_client import models
 
-from ragkit.chunks import beginning
 from ragkit.citations import Citation, Span
 from ragkit.schema import point_id
 from ragkit.tokens import estimate_tokens
-
-MIN_TOKEN_BUDGET = 32  # a citation takes about twenty, and a few words have to go with it
 
 CONTEXT_FIELDS = (
     "source",
@@ -43,9 +40,6 @@ CONTEXT_FIELDS = (
 # ragkit's chunker leaves out only white space: up to 6 characters in 13,000 joints of real files.
 # What is longer may be text that another chunker has dropped, and is not read as blank.
 _MAX_GAP = 20
-
-# A text of this length that stands in another passage, too, is a copy; a shorter one may be chance.
-_COPY_CHARS = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,22 +94,6 @@ class Passage:
         return estimate_tokens(f"{self.citation}\n{self.text}\n\n")
 
 
-class Passages(list[Passage]):
-    """Passages for a prompt, best first.
-
-    Attributes:
-        tokens: What they take of it, estimated, each with a line for its citation.
-        notes: What went otherwise than asked for, in sentences. Empty as a rule.
-    """
-
-    def __init__(
-        self, passages: Iterable[Passage] = (), *, tokens: int = 0, notes: tuple[str, ...] = ()
-    ) -> None:
-        super().__init__(passages)
-        self.tokens = tokens
-        self.notes = notes
-
-
 class Found(Span, Protocol):
     """What is read of a hit."""
 
@@ -139,7 +117,7 @@ class Found(Span, Protocol):
 
 
 AnyFound = TypeVar("AnyFound", bound=Found)
-_Document: TypeAlias = tuple[str, str]  # corpus, source
+DocumentKey: TypeAlias = tuple[str, str]  # corpus, source
 _Place: TypeAlias = tuple[str, str, int]  # and ordinal
 
 
@@ -156,10 +134,10 @@ def joined(found: Iterable[Found | Passage]) -> list[Passage]:
     Returns:
         Passages, sorted by corpus, source and offset.
     """
-    pieces = sorted(map(_widest, found), key=_position)
+    pieces = sorted(map(widest, found), key=_position)
     return [
         passage
-        for _, of_document in groupby(pieces, key=_document)
+        for _, of_document in groupby(pieces, key=document_of)
         for passage in sorted(_runs(of_document), key=_position)
     ]
 
@@ -200,112 +178,7 @@ def with_context(
     return [replace(hit, context=_context(hit, stored, n)) for hit in hits]
 
 
-def pack(found: Iterable[Found | Passage], token_budget: int) -> Passages:
-    """Take of the best as much as a prompt has room for, no text twice.
-
-    One after the other is taken that still fits, with its context or else without; what overlaps
-    or follows a passage of its document is joined to it. What stands in another passage already,
-    in a copy of the document for one, is left out. Where not even the first fits, its beginning
-    is taken, up to the end of a line, a sentence or a word.
-
-    Args:
-        found: Hits or passages, best first: in this order they are taken.
-        token_budget: The most that all of it may take, by `Passage.tokens`.
-
-    Returns:
-        Passages in the order of the best that is in each.
-
-    Raises:
-        ValueError: The budget is too small for any passage.
-    """
-    if not isinstance(token_budget, int | float) or not token_budget >= MIN_TOKEN_BUDGET:
-        raise ValueError(
-            f"expected a token_budget of at least {MIN_TOKEN_BUDGET}, got {token_budget!r}: "
-            "less does not hold a citation and a sentence"
-        )
-    packing = _Packing(token_budget)
-    for each in found:
-        packing.take(each)
-    return packing.packed()
-
-
-@dataclass(frozen=True, slots=True)
-class _Taken:
-    """A passage in a pack; the least rank comes first."""
-
-    rank: int
-    tokens: int
-    passage: Passage
-
-
-class _Packing:
-    """Fills a budget, passage by passage."""
-
-    def __init__(self, budget: int) -> None:
-        self._budget = budget
-        self._tokens = 0
-        self._seen = 0
-        self._texts: set[str] = set()
-        self._taken: dict[_Document, list[_Taken]] = {}
-        self._notes: tuple[str, ...] = ()
-
-    def take(self, found: Found | Passage) -> None:
-        """Take one more if it fits."""
-        self._seen += 1
-        own = _own(found)
-        if self._repeats(own):
-            return
-        if self._fit(_widest(found)) or self._fit(own):
-            self._texts.add(own.text)
-        elif not self._taken:
-            self._take_beginning(own)
-
-    def packed(self) -> Passages:
-        """What was taken."""
-        if self._seen and not self._taken:
-            self._notes = (f"no passage fits into {self._budget} tokens with its citation",)
-        taken = (each for of_document in self._taken.values() for each in of_document)
-        ranked = sorted(taken, key=lambda each: each.rank)
-        return Passages((each.passage for each in ranked), tokens=self._tokens, notes=self._notes)
-
-    def _fit(self, passage: Passage) -> bool:
-        """Take a passage, joined to those of its document that it touches, if there is room."""
-        rank, spent, apart = self._seen, self._tokens, []
-        for each in self._taken.get(_document(passage), ()):
-            if (united := _united(each.passage, passage)) is None:
-                apart.append(each)
-            else:
-                passage = united
-                rank = min(rank, each.rank)
-                spent -= each.tokens
-        # Counted anew, for the white space between two parts is text, too.
-        tokens = passage.tokens
-        if spent + tokens > self._budget:
-            return False
-        self._taken[_document(passage)] = [*apart, _Taken(rank, tokens, passage)]
-        self._tokens = spent + tokens
-        return True
-
-    def _take_beginning(self, passage: Passage) -> None:
-        cut = _beginning(passage, self._budget)
-        if cut is not None and self._fit(cut):
-            self._texts.add(passage.text)
-            self._notes = (
-                f"the first passage is cut: it takes about {passage.tokens} tokens, and the "
-                f"budget is {self._budget}",
-            )
-
-    def _repeats(self, own: Passage) -> bool:
-        if own.text in self._texts:
-            return True
-        return len(own.text) >= _COPY_CHARS and any(
-            own.text in each.passage.text and _united(each.passage, own) is None
-            for of_document in self._taken.values()
-            for each in of_document
-        )
-
-
-def _own(found: Found | Passage) -> Passage:
+def own_passage(found: Found | Passage) -> Passage:
     """A passage of a hit alone."""
     if isinstance(found, Passage):
         return found
@@ -327,14 +200,15 @@ def _own(found: Found | Passage) -> Passage:
     )
 
 
-def _widest(found: Found | Passage) -> Passage:
+def widest(found: Found | Passage) -> Passage:
     """A passage of a hit with its context, where it has one."""
     if isinstance(found, Passage) or found.context is None:
-        return _own(found)
+        return own_passage(found)
     return replace(found.context, score=found.score)
 
 
-def _document(passage: Passage) -> _Document:
+def document_of(passage: Passage) -> DocumentKey:
+    """What tells its document from others."""
     return passage.corpus, passage.source
 
 
@@ -354,9 +228,9 @@ def _runs(pieces: Iterable[Passage]) -> Iterator[Passage]:
     yield from (run.passage() for run in under_way)
 
 
-def _united(one: Passage, other: Passage) -> Passage | None:
+def united(one: Passage, other: Passage) -> Passage | None:
     """Two passages as one; None where they do not touch, or are not of the same text."""
-    if _document(one) != _document(other):
+    if document_of(one) != document_of(other):
         return None
     first, second = sorted((one, other), key=_position)
     run = _Run(first)
@@ -468,7 +342,7 @@ def _shared(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
 def _context(hit: Found, stored: Mapping[_Place, Mapping[str, Any]], n: int) -> Passage:
     own = stored.get((hit.corpus, hit.source, hit.ordinal))
     if own is None or (own["text"], own["start"]) != (hit.text, hit.start):
-        return _own(hit)  # replaced or deleted since it was found
+        return own_passage(hit)  # replaced or deleted since it was found
     around = (
         stored.get((hit.corpus, hit.source, ordinal))
         for ordinal in range(hit.ordinal - n, hit.ordinal + n + 1)
@@ -482,7 +356,7 @@ def _context(hit: Found, stored: Mapping[_Place, Mapping[str, Any]], n: int) -> 
 def _stored_chunk(fields: Mapping[str, Any], hit: Found) -> Passage:
     """A chunk of the hit's document as a passage."""
     return replace(
-        _own(hit),
+        own_passage(hit),
         text=fields["text"],
         start=fields["start"],
         end=fields["end"],
@@ -492,13 +366,3 @@ def _stored_chunk(fields: Mapping[str, Any], hit: Found) -> Passage:
         last_page=fields.get("last_page"),
         ordinals=(fields["ordinal"],),
     )
-
-
-def _beginning(passage: Passage, budget: int) -> Passage | None:
-    """As much of a passage as a budget holds beside the citation; None if that is nothing."""
-    room = budget - estimate_tokens(f"{passage.citation}\n\n\n")
-    text = beginning(passage.text, room) if room > 0 else ""
-    if not text:
-        return None
-    # The citation of a shorter text is no longer than that of the whole.
-    return replace(passage, text=text, end=passage.start + len(text), ordinals=())

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, Unpack
 from numpy.typing import ArrayLike
 
 from ragkit.asked import Asked, as_rows, ask
+from ragkit.budget import Passages
 from ragkit.collection import Collection
 from ragkit.embeddings import Vectors, embed_queries, embed_query
 from ragkit.errors import CollectionNotFound
@@ -15,7 +16,6 @@ from ragkit.explain import Explanation, explained
 from ragkit.failures import Failure, kind_of
 from ragkit.foreign_collection import ForeignCollection
 from ragkit.hits import Hits
-from ragkit.passages import Passages
 from ragkit.points import Points
 from ragkit.reranking import Reranker, check_reranker, rerank
 from ragkit.search_flow import MOST_VALUES, PASSAGE_DEFAULTS, packed, search

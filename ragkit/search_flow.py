@@ -12,11 +12,12 @@ from qdrant_client import models
 from qdrant_client.conversions import common_types as types
 
 from ragkit.asked import Asked
+from ragkit.budget import Passages, pack
 from ragkit.diversity import diversified
 from ragkit.embeddings import Vectors, unread_note
 from ragkit.filters import filter_keys, globs, payload_key, to_filter
 from ragkit.hits import Hit, Hits
-from ragkit.passages import CONTEXT_FIELDS, Passages, neighbours, pack, with_context
+from ragkit.passages import CONTEXT_FIELDS, neighbours, with_context
 from ragkit.search_options import MAX_LIMIT, SearchKeywords, SearchOptions
 from ragkit.search_request import (
     Searchable,

@@ -14,22 +14,14 @@ from qdrant_client.client_base import QdrantBase
 from test_chunks import FORMATS, LANGUAGES, TEXTS
 from test_converters import WITHOUT_EXTRA, pdf
 
+from ragkit.budget import MIN_TOKEN_BUDGET, Passages, pack
 from ragkit.chunks import Chunk, Chunker
 from ragkit.collection import Collection
 from ragkit.documents import Document
 from ragkit.edge import EdgeClient
 from ragkit.hits import Hit, read_hit
 from ragkit.indexer import Indexer
-from ragkit.passages import (
-    CONTEXT_FIELDS,
-    MIN_TOKEN_BUDGET,
-    Passage,
-    Passages,
-    joined,
-    neighbours,
-    pack,
-    with_context,
-)
+from ragkit.passages import CONTEXT_FIELDS, Passage, joined, neighbours, with_context
 from ragkit.schema import point_id
 from ragkit.tokens import CHARACTER_TOKENS, estimate_tokens
 
