@@ -6,10 +6,12 @@ Which real server is taken, and when those marked `server` are skipped, is in `s
 
 from __future__ import annotations
 
+import fcntl
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 from qdrant_client.client_base import QdrantBase
@@ -83,11 +85,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that use a real server take turns, for each tidies up after itself."""
-    for item in items:
-        if item.get_closest_marker("server") is not None:
-            item.add_marker(pytest.mark.xdist_group("server"))
+@pytest.fixture(autouse=True)
+def taking_turns(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests that use a real server take turns, in whatever process: each tidies up after itself."""
+    if request.node.get_closest_marker("server") is None:
+        yield
+        return
+    with (Path(gettempdir()) / "ragkit-server-tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(autouse=True)

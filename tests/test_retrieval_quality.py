@@ -31,14 +31,11 @@ from ragkit.search_options import SearchKeywords
 from ragkit.sparse import Bm25Encoder
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "squad-dev"
-pytestmark = [
-    pytest.mark.skipif(
-        not DATA.exists(),
-        reason="needs SQuAD as a judged set beside the project, in ../shared/data/squad-dev: "
-        "corpus.jsonl, queries.jsonl, qrels.tsv and MiniLM's vectors of both",
-    ),
-    pytest.mark.xdist_group("squad"),  # indexed once, not once by each process
-]
+pytestmark = pytest.mark.skipif(
+    not DATA.exists(),
+    reason="needs SQuAD as a judged set beside the project, in ../shared/data/squad-dev: "
+    "corpus.jsonl, queries.jsonl, qrels.tsv and MiniLM's vectors of both",
+)
 
 CORPUS = "squad"
 EVERY = 20  # so many questions to one that ragkit is asked
@@ -147,7 +144,10 @@ def by_meaning(squad: Squad) -> NDArray[np.int64]:
 
 
 def best(scores: NDArray[np.float32]) -> NDArray[np.int64]:
-    return np.argsort(-scores, axis=1, kind="stable")[:, :CANDIDATES]
+    # Sorting some hundreds of each row takes a tenth of the time; more than that never tie.
+    some = np.sort(np.argpartition(-scores, 8 * CANDIDATES, axis=1)[:, : 8 * CANDIDATES], axis=1)
+    order = np.argsort(-np.take_along_axis(scores, some, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(some, order[:, :CANDIDATES], axis=1)
 
 
 def fused(
