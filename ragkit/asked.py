@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from ragkit.embeddings import Vectors
 from ragkit.errors import CollectionMismatch
-from ragkit.search_options import COLLECTION, SearchKeywords, Settled, settle
+from ragkit.search_options import CALL, COLLECTION, RETRIEVER, SearchKeywords, Settled, settle
 from ragkit.search_request import Searchable
 
 
@@ -59,29 +59,60 @@ class Asked:
             ) from exc
 
 
-def ask(
-    queries: Sequence[str],
-    *,
-    vectors: ArrayLike | None,
-    levels: Sequence[tuple[str, SearchKeywords]],
-    rerank: bool,
-    warned: set[str],
-) -> Asked:
-    """Check what is asked for, as far as that goes before the collection is known.
+class Asking:
+    """What a retriever says of all its searches, to be put together with what each says.
+
+    Args:
+        options: The retriever's.
+        rerank: Whether it has a reranker.
 
     Raises:
-        TypeError: There is no such option, or a query is no string.
-        ValueError: A blank query, vectors of another shape, or an option out of its range.
+        TypeError: There is no such option.
+        ValueError: One is out of its range.
     """
+
+    def __init__(self, options: SearchKeywords, *, rerank: bool) -> None:
+        settle((RETRIEVER, options))
+        self.options = options
+        self._rerank = rerank
+        self._warned: set[str] = set()
+
+    def __call__(
+        self,
+        queries: Sequence[str],
+        vectors: ArrayLike | None,
+        options: SearchKeywords,
+        *between: tuple[str, SearchKeywords],
+    ) -> Asked:
+        """Check what is asked for, as far as that goes before the collection is known.
+
+        Args:
+            queries: In words.
+            vectors: As embedded already, shape (len(queries), dim); None to have them embedded.
+            options: The call's.
+            between: Levels that overrule the retriever's, and are overruled by the call's.
+
+        Raises:
+            TypeError: There is no such option, or a query is no string.
+            ValueError: A blank query, vectors of another shape, or an option out of its range.
+        """
+        _check_queries(queries)
+        levels = [(RETRIEVER, self.options), *between, (CALL, options)]
+        return Asked(
+            queries=queries,
+            own=_settled(levels),
+            vectors=None if vectors is None or not queries else _matrix(vectors, len(queries)),
+            levels=levels,
+            rerank=self._rerank,
+            warned=self._warned,
+        )
+
+
+def _check_queries(queries: Sequence[str]) -> None:
     if isinstance(queries, str) or not isinstance(queries, Sequence):
         raise TypeError(f"expected a list of queries, got {type(queries).__name__}")
     for index, query in enumerate(queries):
         _check_query(query, which=f"query {index}: " if len(queries) > 1 else "")
-    own = _settled(levels)
-    given = None if vectors is None or not queries else _matrix(vectors, len(queries))
-    return Asked(
-        queries=queries, vectors=given, levels=levels, own=own, rerank=rerank, warned=warned
-    )
 
 
 def _settled(levels: Sequence[tuple[str, SearchKeywords]]) -> Settled:

@@ -13,7 +13,15 @@ from qdrant_client.conversions import common_types as types
 from ragkit.delivery import SEARCHING, adeliver
 from ragkit.failures import Failure, kind_of, lacks_shard_key
 from ragkit.pipeline import batched
-from ragkit.points import LONG_PAGE, MOST_VALUES, group_arguments, in_calls, values_of
+from ragkit.points import (
+    LONG_PAGE,
+    MOST_VALUES,
+    StrictMode,
+    group_arguments,
+    in_calls,
+    limits_of,
+    values_of,
+)
 from ragkit.tenancy import scoped, scoped_request
 
 T = TypeVar("T")
@@ -57,14 +65,14 @@ class AsyncPoints:
         tenant: str | None,
         shard_key: str | None,
         shown: str,
-        strict: models.StrictModeConfig | models.StrictModeConfigOutput | None = None,
+        strict: StrictMode | None,
     ) -> None:
         self._client = client
         self._name = name
         self._tenant = tenant
         self._shard_key = shard_key
         self._what = f"searching collection {shown!r}"
-        limits = strict if strict is not None and strict.enabled else models.StrictModeConfig()
+        limits = limits_of(strict)
         self._page_limit = limits.max_query_limit or LONG_PAGE
         self._most_values = min(
             MOST_VALUES, self._page_limit, limits.condition_max_size or MOST_VALUES

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from qdrant_client import AsyncQdrantClient, models
 
-from ragkit.asked import Asked, as_rows, ask
+from ragkit.asked import Asking, as_rows
 from ragkit.async_points import AsyncPoints, sent
 from ragkit.budget import Passages
 from ragkit.embeddings import (
@@ -34,7 +34,7 @@ from ragkit.hits import Hits
 from ragkit.manifest import Manifest, check_complete, check_embedder
 from ragkit.reranking import Reranker, check_reranker, rerank
 from ragkit.search_flow import MOST_VALUES, PASSAGE_DEFAULTS, packed, search
-from ragkit.search_options import CALL, RETRIEVER, SearchKeywords, settle
+from ragkit.search_options import SearchKeywords
 from ragkit.search_request import Searchable
 from ragkit.search_steps import Embed, Flow, Group, Holds, Query, Read, Rerank, Step, Values
 from ragkit.server import aserver_info
@@ -83,7 +83,6 @@ class AsyncRetriever:
         **options: Unpack[SearchKeywords],
     ) -> None:
         check_tenant(tenant)
-        settle((RETRIEVER, options))
         check_reranker(reranker)
         self._client = client
         self._name = name
@@ -91,8 +90,7 @@ class AsyncRetriever:
         self._tenant = tenant
         self._foreign = foreign
         self._reranker = reranker
-        self._options = options
-        self._warned: set[str] = set()
+        self._ask = Asking(options, rerank=reranker is not None)
         self._searchable: _Shared[Searchable] = _Shared()
         # Its threads start when needed, and end when the retriever is no longer referred to.
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="ragkit")
@@ -138,21 +136,6 @@ class AsyncRetriever:
         """As `Retriever.explain`."""
         asked = self._ask([query], as_rows(vector), options)
         return await self._run(lambda where: explained(asked, where))
-
-    def _ask(
-        self,
-        queries: Sequence[str],
-        vectors: ArrayLike | None,
-        options: SearchKeywords,
-        *between: tuple[str, SearchKeywords],
-    ) -> Asked:
-        return ask(
-            queries,
-            vectors=vectors,
-            levels=[(RETRIEVER, self._options), *between, (CALL, options)],
-            rerank=self._reranker is not None,
-            warned=self._warned,
-        )
 
     async def _run(self, flow: Callable[[Searchable], Flow[T]]) -> T:
         where = await self._searchable.get(self._read)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
@@ -25,6 +25,7 @@ from ragkit.pipeline import batched, batched_within
 from ragkit.tenancy import scoped, scoped_request
 
 T = TypeVar("T")
+StrictMode: TypeAlias = models.StrictModeConfig | models.StrictModeConfigOutput
 
 _PAGE = 512  # small, so that the records of one are gone before the next comes
 LONG_PAGE = 5_000  # of records with one field or none
@@ -53,7 +54,7 @@ class Points:
         *,
         tenant: str | None = None,
         shard_key: str | None = None,
-        strict: models.StrictModeConfig | models.StrictModeConfigOutput | None = None,
+        strict: StrictMode | None = None,
     ) -> None:
         self.client = client
         self.name = name
@@ -63,7 +64,7 @@ class Points:
         self._selector: dict[str, Any] = (
             {} if shard_key is None else {"shard_key_selector": shard_key}
         )
-        limits = strict if strict is not None and strict.enabled else models.StrictModeConfig()
+        limits = limits_of(strict)
         self._page_limit = limits.max_query_limit or LONG_PAGE
         longest = limits.max_timeout or int(READING.timeout_s)
         self._timeout_s = min(int(READING.timeout_s), longest)
@@ -342,6 +343,11 @@ class Points:
 
     def _what(self, doing: str) -> str:
         return f"{doing} collection {self.name!r}"
+
+
+def limits_of(strict: StrictMode | None) -> StrictMode:
+    """What a server allows: all of it None unless strict mode is on."""
+    return strict if strict is not None and strict.enabled else models.StrictModeConfig()
 
 
 def in_calls(requests: Sequence[models.QueryRequest]) -> Iterator[list[models.QueryRequest]]:

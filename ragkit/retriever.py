@@ -7,7 +7,7 @@ from typing import Any, TypeVar, Unpack
 
 from numpy.typing import ArrayLike
 
-from ragkit.asked import Asked, as_rows, ask
+from ragkit.asked import Asking, as_rows
 from ragkit.budget import Passages
 from ragkit.collection import Collection
 from ragkit.embeddings import Vectors, embed_queries, embed_query
@@ -19,7 +19,7 @@ from ragkit.hits import Hits
 from ragkit.points import Points
 from ragkit.reranking import Reranker, check_reranker, rerank
 from ragkit.search_flow import MOST_VALUES, PASSAGE_DEFAULTS, packed, search
-from ragkit.search_options import CALL, RETRIEVER, SearchKeywords, settle
+from ragkit.search_options import SearchKeywords
 from ragkit.search_request import Searchable
 from ragkit.search_steps import Embed, Flow, Group, Holds, Query, Read, Rerank, Step, Values
 
@@ -48,15 +48,13 @@ class Retriever:
         reranker: Reranker | None = None,
         **options: Unpack[SearchKeywords],
     ) -> None:
-        settle((RETRIEVER, options))
         check_reranker(reranker)
         self._collection = collection
         self._reranker = reranker
-        self._options = options
-        self._warned: set[str] = set()
+        self._ask = Asking(options, rerank=reranker is not None)
 
     def __repr__(self) -> str:
-        given = "".join(f", {name}={value!r}" for name, value in self._options.items())
+        given = "".join(f", {name}={value!r}" for name, value in self._ask.options.items())
         return f"Retriever({self._collection!r}{given})"
 
     def search(
@@ -155,21 +153,6 @@ class Retriever:
         """
         asked = self._ask([query], as_rows(vector), options)
         return self._run(lambda where: explained(asked, where))
-
-    def _ask(
-        self,
-        queries: Sequence[str],
-        vectors: ArrayLike | None,
-        options: SearchKeywords,
-        *between: tuple[str, SearchKeywords],
-    ) -> Asked:
-        return ask(
-            queries,
-            vectors=vectors,
-            levels=[(RETRIEVER, self._options), *between, (CALL, options)],
-            rerank=self._reranker is not None,
-            warned=self._warned,
-        )
 
     def _run(self, flow: Callable[[Searchable], Flow[T]]) -> T:
         where, points = self._collection.searchable()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from qdrant_client import models
@@ -29,8 +29,6 @@ from ragkit.search_request import (
     read_hits,
 )
 from ragkit.search_steps import Embed, Flow, Group, Holds, Query, Read, Rerank, Values
-
-T = TypeVar("T")
 
 _MOST_KEYS = 5  # that are looked for when nothing was found
 _DEEPER = 20  # times as many candidates, where they were of too few groups
