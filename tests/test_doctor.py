@@ -421,7 +421,8 @@ def test_a_sample_of_the_vectors_is_looked_at_unless_all_are(
     last = max(stored(edge))
     overwrite(edge, last, [0.0] * DIM)
     sampled, full = look(edge), look(edge, full=True)
-    assert (sampled.vectors, sampled.findings) == (2, ())
+    # Two texts say little about the average length of all, so that may or may not be noted.
+    assert (sampled.vectors, "damaged" in kinds(sampled)) == (2, False)
     assert (full.vectors, kinds(full)) == (len(stored(edge)), ["damaged"])
     assert mend(edge, full=True)[1].findings == ()
 
