@@ -65,7 +65,7 @@ def wait_until_indexed(
     greens = 0
     while greens < _GREENS:
         info = deliver(lambda: client.get_collection(name), what=f"reading collection {name!r}")
-        _check_optimizer(info, name)
+        check_optimizer(info, name)
         if is_held_back(info.config):
             raise CollectionError(
                 f"the optimizer of collection {name!r} is held back by a bulk load: wait for that, "
@@ -117,7 +117,12 @@ def _state(info: models.CollectionInfo) -> Indexing:
     )
 
 
-def _check_optimizer(info: models.CollectionInfo, name: str) -> None:
+def check_optimizer(info: models.CollectionInfo, name: str) -> None:
+    """Refuse a collection whose optimizer has failed.
+
+    Raises:
+        CollectionError: It has; the server's reason is in it.
+    """
     failed = info.optimizer_status
     if isinstance(failed, models.OptimizersStatusOneOf1):
         raise CollectionError(

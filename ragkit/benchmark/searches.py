@@ -1,0 +1,183 @@
+"""Searches by vectors alone, with one setting or another, as a retriever would send them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from qdrant_client.conversions import common_types as types
+
+from ragkit.benchmark.exact import Truth
+from ragkit.benchmark.queries import Queries
+from ragkit.errors import CollectionError, CollectionMismatch
+from ragkit.points import Points
+from ragkit.quantization import default_oversampling
+from ragkit.search_options import CALL, MAX_LIMIT, SearchOptions, settle
+from ragkit.search_request import Searchable, query_request
+
+OVERSAMPLING = (1.0, 2.0, 3.0)
+
+_CHECKED = 20  # queries whose exact answers of the engine are compared with ours
+_AGREED = 0.999
+_RELEVANT = (
+    "oversampling",
+    "rescore",
+    "exact",
+    "hnsw_ef",
+    "indexed_only",
+)  # to the vectors' search
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """How vectors are searched.
+
+    Attributes:
+        oversampling: See `SearchOptions`; None where nothing is quantized.
+        rescore: Likewise.
+        hnsw_ef: Likewise; None for what the collection is searched with by itself.
+        exact: Past index and quantization.
+        indexed_only: What is not indexed is passed over.
+    """
+
+    oversampling: float | None = None
+    rescore: bool | None = None
+    hnsw_ef: int | None = None
+    exact: bool = False
+    indexed_only: bool = False
+
+
+class Searches:
+    """Searches by vectors alone, for a fixed set of queries, ready to be sent.
+
+    Args:
+        where: The collection.
+        points: Its points.
+        queries: Their own points are left out of what they find.
+
+    Raises:
+        ValueError: The queries are not as wide as the collection's vectors.
+    """
+
+    def __init__(self, where: Searchable, points: Points, queries: Queries) -> None:
+        if queries.vectors.shape[1] != where.dim:
+            raise ValueError(
+                f"expected query vectors of {where.dim} dimensions, as collection {where.name!r} "
+                f"has them, got {queries.vectors.shape[1]}"
+            )
+        self.where = where
+        self.queries = queries
+        self._points = points
+        self._lists: list[list[float]] = [row.tolist() for row in queries.vectors]
+
+    def of(self, setting: Setting, limit: int) -> Callable[[int], types.QueryResponse]:
+        """What searches for one of the queries, by its number.
+
+        For queries that are points of the collection one more is asked for than `limit`.
+        """
+        wanted = limit + (self.queries.own is not None)
+        options = _options(setting, min(wanted, MAX_LIMIT))
+        request = query_request(
+            "", options, self.where, vector=self.queries.vectors[0], narrowed=None, limit=wanted
+        )
+        assert request is not None  # noqa: S101  (there is a vector)
+        request.with_payload = False
+        requests = [request.model_copy(update={"query": vector}) for vector in self._lists]
+        points = self._points
+
+        def search(query: int) -> types.QueryResponse:
+            return points.query([requests[query]])[0]
+
+        return search
+
+    def ids(self, response: types.QueryResponse, query: int) -> list[str]:
+        """What was found for a query, without its own point."""
+        own = None if self.queries.own is None else self.queries.own[query]
+        found = (str(point.id) for point in response.points)
+        return [each for each in found if each != own]
+
+    def found(self, setting: Setting, limit: int, queries: Iterable[int]) -> list[list[str]]:
+        """The ids that a setting finds for some of the queries, by their numbers."""
+        search = self.of(setting, limit)
+        return [self.ids(search(query), query)[:limit] for query in queries]
+
+
+def settings_of(
+    where: Searchable,
+    *,
+    oversampling: Sequence[float] | None = None,
+    rescore: Sequence[bool] | None = None,
+    hnsw_ef: Sequence[int] | None = None,
+) -> list[Setting]:
+    """Every combination of these options, as far as they mean something in a collection.
+
+    Raises:
+        CollectionMismatch: Oversampling or rescoring is asked for where nothing is quantized.
+        ValueError: An option is out of its range, or a list is empty.
+    """
+    for name, values in (("oversampling", oversampling), ("rescore", rescore), ("ef", hnsw_ef)):
+        if values is not None and not values:
+            raise ValueError(f"expected at least one value of {name}, got none")
+    if where.quantization is None and (oversampling is not None or rescore is not None):
+        raise CollectionMismatch(
+            f"oversampling and rescore go with quantization, and collection {where.name!r} has "
+            "none: leave them out"
+        )
+    quantized = where.quantization is not None
+    factors: Sequence[float | None] = oversampling or (OVERSAMPLING if quantized else (None,))
+    again: Sequence[bool | None] = rescore or ((False, True) if quantized else (None,))
+    found = [
+        Setting(oversampling=None if factor is None else float(factor), rescore=each, hnsw_ef=ef)
+        for ef, factor, each in product(hnsw_ef or (None,), factors, again)
+    ]
+    for setting in found:
+        _options(setting, 10)
+    return list(dict.fromkeys(found))
+
+
+def current_setting(where: Searchable) -> Setting:
+    """How the vectors of a collection are searched without being told."""
+    held = {name: where.defaults[name] for name in _RELEVANT if name in where.defaults}
+    if where.quantization is not None:
+        held.setdefault("oversampling", default_oversampling(where.quantization))
+        held.setdefault("rescore", True)
+        held["oversampling"] = float(held["oversampling"])
+    return Setting(**held)
+
+
+def check_exact(searches: Searches, truth: Truth, limit: int) -> str:
+    """Compare the engine's own exact search with ours, for a few queries.
+
+    Returns:
+        What to say about it.
+
+    Raises:
+        CollectionError: They do not agree: the collection has changed since it was read.
+    """
+    rows = range(min(_CHECKED, len(searches.queries)))
+    found = searches.found(Setting(exact=True), limit, rows)
+    agreed = float(np.mean(truth.shares(found, limit)))
+    if agreed < _AGREED:
+        raise CollectionError(
+            f"the engine's exact search finds {agreed:.1%} of what a comparison with all vectors "
+            f"of collection {searches.where.name!r} finds: it was changed meanwhile, or its "
+            "vectors are not what was stored; measure again when nothing is written, then look "
+            "with ragkit doctor"
+        )
+    return f"The engine's exact search agreed with ours on {len(rows)} queries: {agreed:.4f}."
+
+
+def _options(setting: Setting, limit: int) -> SearchOptions:
+    said: Mapping[str, Any] = {
+        "mode": "dense",
+        "limit": limit,
+        "oversampling": setting.oversampling,
+        "rescore": setting.rescore,
+        "hnsw_ef": setting.hnsw_ef,
+        "exact": setting.exact,
+        "indexed_only": setting.indexed_only,
+    }
+    return settle((CALL, said)).options
