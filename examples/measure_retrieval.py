@@ -6,9 +6,9 @@ A set is a folder of one of three layouts:
 
 - `questions.jsonl` with `{text, source, answer}` and the documents in `docs`, as in this folder,
   which is measured unless another is named: what answers is the answer's own words;
-- `queries.jsonl` and `corpora/*.md` with `spans.tsv`, as `measure_chunking.py` reads it;
-- `queries.jsonl`, `corpus.jsonl` with `{id, title, text}`, and `qrels.tsv` with query, document
-  and relevance: documents are judged as a whole, each counts where its best chunk stands.
+- `queries.jsonl` and `corpora/*.md` with `spans.tsv`, as `ragkit.benchmark.chunking` reads it;
+- BEIR's, as `ragkit.benchmark.judged` reads it: `queries.jsonl`, `corpus.jsonl`, and `qrels.tsv`
+  or `qrels/test.tsv`: documents are judged as a whole, each counts where its best chunk stands.
 
 Everything goes the way of every user: documents are indexed with `Indexer`, questions asked with
 `Retriever.search_many`, embedded by `LocalEmbedder`. What is found has a gain: a judged document
@@ -30,11 +30,9 @@ bootstrap; Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapte
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -45,6 +43,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import ragkit
+from ragkit.benchmark.chunking import read_span_set
+from ragkit.benchmark.intervals import paired_interval
+from ragkit.benchmark.judged import read_judged
 from ragkit.pipeline import batched
 from ragkit.search_options import SearchKeywords
 
@@ -59,7 +60,6 @@ SETTINGS = [
 ]
 DEPTH = 10  # hits judged
 AT_ONCE = 500  # questions in one call
-DRAWS = 2_000  # of the bootstrap
 
 Span = tuple[str, int, int]  # source, start, end
 Key = tuple[str, int]  # a chunk: source, ordinal; of a document judged as a whole the 0
@@ -117,13 +117,13 @@ def rows(judged: JudgedSet, embedder: ragkit.Embedder, settings: Sequence[str]) 
             scores = scored(found(judged, docs, json.loads(setting)), gains)
             means = " | ".join(f"{mean:.4f}" for mean in scores.mean(axis=0))
             ndcg = scores[:, 0]
-            yield f"| `{setting}` | {means} | {'' if first is None else change(ndcg - first)} |"
+            yield f"| `{setting}` | {means} | {'' if first is None else change(first, ndcg)} |"
             first = ndcg if first is None else first
 
 
 def read_set(folder: Path) -> JudgedSet:
     """Read a set of any layout."""
-    if (folder / "qrels.tsv").exists():
+    if (folder / "qrels.tsv").exists() or (folder / "qrels").is_dir():
         return _judged_documents(folder)
     if (folder / "spans.tsv").exists():
         return _judged_spans(folder)
@@ -131,35 +131,37 @@ def read_set(folder: Path) -> JudgedSet:
 
 
 def _judged_documents(folder: Path) -> JudgedSet:
-    documents = {
-        row["id"]: ragkit.Document(source=row["id"], title=row["title"], text=row["text"])
-        for row in _json_lines(folder / "corpus.jsonl")
-    }
-    answers: dict[str, list[Span]] = defaultdict(list)
-    for query, source, relevance in _rows(folder / "qrels.tsv"):
-        if int(relevance) > 0:
-            answers[query].append((source, 0, len(documents[source].text)))
-    questions = _asked(folder, answers)
+    judged = read_judged(folder)
+    documents = {document.source: document for document in judged.documents()}
+    questions = [
+        Question(
+            text=text,
+            answer=[
+                (source, 0, len(documents[source].text))
+                for source, relevance in judged.qrels[query].items()
+                if relevance > 0 and source in documents
+            ],
+        )
+        for query, text in judged.queries.items()
+    ]
     return JudgedSet(
-        name=folder.resolve().name,
+        name=judged.name,
         documents=[*documents.values()],
-        questions=questions,
+        questions=[question for question in questions if question.answer],
         by_document=True,
     )
 
 
 def _judged_spans(folder: Path) -> JudgedSet:
-    documents = [
-        ragkit.Document(
-            source=path.stem, title=path.stem, text=path.read_text("utf-8"), format="markdown"
+    spans = read_span_set(folder, format="markdown")
+    questions = [
+        Question(
+            text=question.text,
+            answer=[(source, *span) for source, each in question.answer.items() for span in each],
         )
-        for path in sorted((folder / "corpora").glob("*.md"))
+        for question in spans.questions
     ]
-    answers: dict[str, list[Span]] = defaultdict(list)
-    for query, source, start, end in _rows(folder / "spans.tsv"):
-        answers[query].append((source, int(start), int(end)))
-    questions = _asked(folder, answers)
-    return JudgedSet(name=folder.resolve().name, documents=documents, questions=questions)
+    return JudgedSet(name=spans.name, documents=spans.documents, questions=questions)
 
 
 def _quoted_answers(folder: Path) -> JudgedSet:
@@ -168,32 +170,12 @@ def _quoted_answers(folder: Path) -> JudgedSet:
         document.source: document for document in found if isinstance(document, ragkit.Document)
     }
     questions = []
-    for row in _json_lines(folder / "questions.jsonl"):
+    for line in (folder / "questions.jsonl").read_bytes().splitlines():
+        row = json.loads(line)
         source, answer = row["source"], row["answer"]
         start = texts[source].text.index(answer)
         questions.append(Question(text=row["text"], answer=[(source, start, start + len(answer))]))
     return JudgedSet(name=folder.resolve().name, documents=[*texts.values()], questions=questions)
-
-
-def _asked(folder: Path, answers: Mapping[str, Sequence[Span]]) -> list[Question]:
-    """The questions whose answers are known; without one nothing can be found."""
-    questions = _json_lines(folder / "queries.jsonl")
-    return [
-        Question(text=row["text"], answer=answers[row["id"]])
-        for row in questions
-        if row["id"] in answers
-    ]
-
-
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
-
-
-def _rows(path: Path) -> Iterator[list[str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        yield from csv.reader(file, delimiter="\t")
 
 
 def sample(judged: JudgedSet, count: int | None) -> JudgedSet:
@@ -271,12 +253,10 @@ def dcg(gains: Sequence[float]) -> float:
     return sum(gain / math.log2(rank + 1) for rank, gain in enumerate(gains, 1))
 
 
-def change(differences: Floats) -> str:
-    """The mean, and where 95 of 100 means lie when the questions are drawn again."""
-    random, count = np.random.default_rng(0), len(differences)
-    means = [differences[random.integers(0, count, count)].mean() for _ in range(DRAWS)]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return f"{differences.mean():+.4f} ({low:+.4f} to {high:+.4f})"
+def change(first: Floats, other: Floats) -> str:
+    """The mean difference, and where 95 of 100 means lie when the questions are drawn again."""
+    mean, low, high = paired_interval(first, other)
+    return f"{mean:+.4f} ({low:+.4f} to {high:+.4f})"
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ragkit.cli_batch import batch
+from ragkit.cli_bench import bench
 from ragkit.cli_doctor import doctor
 from ragkit.cli_search import search
 from ragkit.cli_server import copy, rebuild
@@ -41,6 +42,7 @@ from ragkit.cli_support import (
     store,
     walk_options,
 )
+from ragkit.cli_tune import tune
 
 if TYPE_CHECKING:
     from qdrant_client.client_base import QdrantBase
@@ -61,6 +63,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(batch)
+app.add_typer(bench)
 
 
 def main() -> None:
@@ -224,6 +227,7 @@ app.command()(search)
 app.command()(rebuild)
 app.command()(copy)
 app.command()(doctor)
+app.command()(tune)
 
 
 def _chunker(

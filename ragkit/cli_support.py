@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 DONE, FAILED, USAGE, SKIPPED, INTERRUPTED = 0, 1, 2, 3, 130
+BELOW = 4  # a measurement found less than was demanded
 
 _DEFAULT_DB = ".ragkit"
 _FORBIDDEN_IN_NAMES = str.maketrans(dict.fromkeys('/\\:*?"<>|\0', "-"))

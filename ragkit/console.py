@@ -224,6 +224,8 @@ def print_status(
     if statuses:
         screen.print(table)
     for status in statuses:
+        if status.search:
+            screen.print(_search_line(status))
         if status.older:
             versions = escape(one_line(", ".join(status.older)))
             screen.print(
@@ -232,6 +234,16 @@ def print_status(
             )
     for reason in foreign.values():
         screen.print(escape(one_line(reason)))
+
+
+def _search_line(status: CollectionStatus) -> str:
+    """How a collection is searched unless told otherwise, and since when."""
+    said = ", ".join(f"{name}={value!r}" for name, value in status.search.items())
+    line = f"{status.name} is searched with {said}"
+    if status.tuned:
+        day, chunks = str(status.tuned.get("at"))[:10], status.tuned.get("points")
+        line += f", as tuned on {day} when it had {chunks:,} chunks"
+    return escape(one_line(line))
 
 
 def _row(status: CollectionStatus) -> list[str]:

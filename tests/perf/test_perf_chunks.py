@@ -22,7 +22,7 @@ OURS = Chunker()
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
     if not (folder := os.environ.get("RAGKIT_CHUNKING")):
-        pytest.skip("set RAGKIT_CHUNKING to a folder as examples/measure_chunking.py describes it")
+        pytest.skip("set RAGKIT_CHUNKING to a folder as `ragkit bench chunking` reads it")
     return [path.read_text("utf-8") for path in sorted(Path(folder, "corpora").glob("*.md"))]
 
 
