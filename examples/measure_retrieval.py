@@ -6,7 +6,7 @@ A set is a folder of one of three layouts:
 
 - `questions.jsonl` with `{text, source, answer}` and the documents in `docs`, as in this folder,
   which is measured unless another is named: what answers is the answer's own words;
-- `queries.jsonl` and `corpora/*.md` with `spans.tsv`, as `ragkit.benchmark.chunking` reads it;
+- `queries.jsonl` and `corpora/*.md` with `spans.tsv`, as `ragkit.benchmark.chunkings` reads it;
 - BEIR's, as `ragkit.benchmark.judged` reads it: `queries.jsonl`, `corpus.jsonl`, and `qrels.tsv`
   or `qrels/test.tsv`: documents are judged as a whole, each counts where its best chunk stands.
 
@@ -43,7 +43,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import ragkit
-from ragkit.benchmark.chunking import read_span_set
+from ragkit.benchmark.chunkings import read_span_set
 from ragkit.benchmark.intervals import paired_interval
 from ragkit.benchmark.judged import read_judged
 from ragkit.pipeline import batched

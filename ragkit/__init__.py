@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from ragkit.sparse import Bm25Encoder
     from ragkit.stores import aconnect, connect
     from ragkit.tokens import estimate_tokens
+    from ragkit.tuned import OutgrownTuning
     from ragkit.usage import Forecast, Usage
 
 _HOMES = {
@@ -129,6 +130,7 @@ _HOMES = {
     "ragkit.sparse": ["Bm25Encoder"],
     "ragkit.stores": ["aconnect", "connect"],
     "ragkit.tokens": ["estimate_tokens"],
+    "ragkit.tuned": ["OutgrownTuning"],
     "ragkit.usage": ["Forecast", "Usage"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -170,6 +172,7 @@ __all__ = [
     "LocalEmbedder",
     "MissingDependency",
     "ModelNotFound",
+    "OutgrownTuning",
     "Passage",
     "Passages",
     "Progress",

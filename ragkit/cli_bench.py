@@ -116,7 +116,7 @@ def recall(
     }
     wanted = whole_numbers("--limits", limits)
     with store(db) as client, measuring() as progress:
-        docs = existing(client, collection, tenant=tenant)
+        docs = existing(client, collection, tenant=tenant, asking=False)
         rows = recall_sweep(
             docs,
             queries_of(docs, queries),
@@ -265,8 +265,8 @@ def quality(
 ) -> int:  # fmt: skip
     """How well judged questions are answered, by mode and setting, with intervals."""
     from ragkit.benchmark.judged import read_judged
-    from ragkit.benchmark.quality import MEASURES
-    from ragkit.benchmark.quality import quality as measure
+    from ragkit.benchmark.qualities import MEASURES
+    from ragkit.benchmark.qualities import quality as measure
 
     _one_of("--beir", beir, "--queries", queries)
     judged = _judged(queries, qrels, "--beir") if beir is None else read_judged(beir, split=split)
@@ -305,7 +305,7 @@ def chunking(
     as_json: Json = False,
 ) -> int:
     """How much of the text that answers is in the best chunks, by the chunks' size."""
-    from ragkit.benchmark.chunking import chunking as measure
+    from ragkit.benchmark.chunkings import chunking as measure
     from ragkit.chunks import Chunker
 
     chunkers = None
@@ -388,9 +388,11 @@ def _judged(queries: Path | None, qrels: Path | None, instead: str) -> Judged:
 
 
 @contextmanager
-def _opened(db: str | None, name: str | None, tenant: str | None) -> Iterator[Collection]:
+def _opened(
+    db: str | None, name: str | None, tenant: str | None, *, asking: bool = True
+) -> Iterator[Collection]:
     with store(db) as client:
-        yield existing(client, name, tenant=tenant)
+        yield existing(client, name, tenant=tenant, asking=asking)
 
 
 @contextmanager
@@ -434,7 +436,7 @@ def _source(
     from ragkit.benchmark.synthetic import synthetic_queries, synthetic_vectors
 
     if vectors is None and synthetic is None:
-        with _opened(db, name, tenant) as docs:
+        with _opened(db, name, tenant, asking=False) as docs:
             yield docs, queries_of(docs, queries)
         return
     if name is not None:

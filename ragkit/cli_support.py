@@ -157,15 +157,24 @@ def no_such(name: str, names: Sequence[str]) -> str:
     return f"no collection {name!r}: {there}"
 
 
-def existing(client: QdrantBase, name: str | None, *, tenant: str | None = None) -> Collection:
-    """The collection asked for, or the only one, with the embedder it was made with."""
+def existing(
+    client: QdrantBase, name: str | None, *, tenant: str | None = None, asking: bool = True
+) -> Collection:
+    """The collection asked for, or the only one, with the embedder it was made with.
+
+    Args:
+        client: The store.
+        name: The collection; None for the only one.
+        tenant: Whose part.
+        asking: Questions in words will be put to it: say so if they cannot be embedded.
+    """
     from ragkit.collection import Collection
     from ragkit.embedders import embedder_of
 
     name = name_meant(client, name)
     fingerprint = Collection(client, name).open().embedder
     embedder = embedder_of(fingerprint)
-    if fingerprint is not None and embedder is None:
+    if fingerprint is not None and embedder is None and asking:
         note = f"its vectors are of {fingerprint}, which only Python can bring: keywords alone"
         typer.echo(f"collection {name!r}: {note}", err=True)
     return Collection(client, name, embedder=embedder, tenant=tenant)

@@ -46,6 +46,7 @@ from ragkit.search_request import Searchable
 from ragkit.server import TURBO_QUANTIZATION, require, require_minimum, server_info
 from ragkit.sparse import Bm25Encoder
 from ragkit.tenancy import check_tenant
+from ragkit.tuned import requantized
 from ragkit.versions import (
     FRESH_S,
     check_name,
@@ -382,12 +383,13 @@ class Collection:
     def set_search_defaults(self, **options: Unpack[SearchKeywords]) -> None:
         """Search this collection so from now on, whoever does, unless told otherwise.
 
-        Kept in the manifest, in place of what was there; without options nothing is kept.
+        Kept in the manifest, in place of what was there, found by `tune` or set; without options
+        nothing is kept.
 
         Raises:
             ValueError: An option is out of its range, or a filter, which belongs to a question.
         """
-        self.record(replace(self.open(), search=kept(options)))
+        self.record(replace(self.open(), search=kept(options), tuned={}))
 
     def set_quantization(
         self, quantization: AnyQuantization, *, progress: IndexingCallback | None = None
@@ -395,7 +397,7 @@ class Collection:
         """Quantize an existing collection otherwise, and return when that is done.
 
         Searches go on meanwhile. On a server the originals move to disk with quantization, and
-        back without.
+        back without. What `tune` has found for another quantization is forgotten.
 
         Args:
             quantization: As in the constructor.
@@ -417,7 +419,7 @@ class Collection:
         self._check_server(wanted)
         self._quantization = wanted
         change = requantization(wanted.config, embedded=self.embedded)
-        self.record(replace(manifest, quantization=wanted.name), **change)
+        self.record(requantized(manifest, wanted.name), **change)
         if isinstance(self.client, EdgeClient):
             self.client.optimize(self.version, force=True)
         else:
@@ -464,6 +466,8 @@ class Collection:
             version=current,
             older=tuple(each for each in versions(client, self.name) if each != current),
             tenancy=manifest.tenancy,
+            search=manifest.search,
+            tuned=manifest.tuned,
         )
 
     def drop(self) -> None:

@@ -241,7 +241,7 @@ def _search_line(status: CollectionStatus) -> str:
     said = ", ".join(f"{name}={value!r}" for name, value in status.search.items())
     line = f"{status.name} is searched with {said}"
     if status.tuned:
-        day, chunks = str(status.tuned.get("at"))[:10], status.tuned.get("points")
+        day, chunks = str(status.tuned.get("at"))[:10], status.tuned.get("points", 0)
         line += f", as tuned on {day} when it had {chunks:,} chunks"
     return escape(one_line(line))
 

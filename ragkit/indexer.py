@@ -27,6 +27,7 @@ from ragkit.reading.folders import MAX_BYTES, FoundFile, find_files
 from ragkit.reports import IndexPlan, IndexReport, ProgressCallback
 from ragkit.schema import chunk_hash, embedding_title, match_any
 from ragkit.tokens import estimate_tokens
+from ragkit.tuned import outgrown
 from ragkit.usage import Forecast, Usage
 from ragkit.versions import check_unmoved
 from ragkit.writer import Writer
@@ -319,7 +320,7 @@ class _Run:
             reused=self._writer.reused,
             skipped=tuple(self._skipped),
             usage=self._usage(),
-            notes=self._notes,
+            notes=(*self._notes, *_growth_note(self._collection)),
             seconds=time.perf_counter() - self._started,
         )
 
@@ -489,6 +490,15 @@ def _let_go(collection: Collection) -> tuple[str, ...]:
     if collection.manifest.held_threads is None or not release(collection):
         return ()
     return ("the optimizer was held back by a bulk load that was killed, or goes on: let go",)
+
+
+def _growth_note(collection: Collection) -> tuple[str, ...]:
+    """Whether it has outgrown its tuning; as it was when it was last looked at."""
+    if not collection.exists():
+        return ()
+    points = collection.info.points_count or 0
+    note = outgrown(collection.manifest, points, name=collection.name)
+    return () if note is None else (note,)
 
 
 def _chunker_note(collection: Collection) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ class Manifest:
         held_threads: While a bulk load holds a server's optimizer back: the number of its threads
             to go back to, or "auto".
         search: How it is best searched: options of `SearchOptions` that overrule its defaults.
+        tuned: How and when that was found, see `ragkit.tuned`; empty if it was set by hand.
         schema: Version of the payload's form.
         created_with: The ragkit version.
     """
@@ -46,6 +47,7 @@ class Manifest:
     filling: str | None = None
     held_threads: int | str | None = None
     search: Mapping[str, Any] = field(default_factory=dict)
+    tuned: Mapping[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA_VERSION
 
     def to_metadata(self) -> dict[str, Any]:

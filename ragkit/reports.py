@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 from ragkit.documents import Skipped
 from ragkit.optimizer import Indexing
@@ -108,6 +108,8 @@ class CollectionStatus:
         version: The collection behind the name.
         older: Versions that a rebuild left.
         tenancy: As the manifest has it.
+        search: The options it is searched with unless told otherwise, where it has its own.
+        tuned: How and when those were found; empty if they were set by hand.
     """
 
     name: str
@@ -124,3 +126,5 @@ class CollectionStatus:
     version: str
     older: tuple[str, ...]
     tenancy: str | None
+    search: Mapping[str, Any] = field(default_factory=dict)
+    tuned: Mapping[str, Any] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,13 @@ from ragkit.embeddings import Vectors, unread_note
 from ragkit.filters import filter_keys, globs, payload_key, to_filter
 from ragkit.hits import Hit, Hits
 from ragkit.passages import CONTEXT_FIELDS, neighbours, with_context
-from ragkit.search_options import MAX_LIMIT, SearchKeywords, SearchOptions
+from ragkit.search_options import (
+    COLLECTION,
+    MAX_LIMIT,
+    SearchKeywords,
+    SearchOptions,
+    Settled,
+)
 from ragkit.search_request import (
     Searchable,
     asks_for_meaning,
@@ -29,6 +35,7 @@ from ragkit.search_request import (
     read_hits,
 )
 from ragkit.search_steps import Embed, Flow, Group, Holds, Query, Read, Rerank, Values
+from ragkit.tuned import OutgrownTuning, outgrown
 
 _MOST_KEYS = 5  # that are looked for when nothing was found
 _DEEPER = 20  # times as many candidates, where they were of too few groups
@@ -57,9 +64,7 @@ def search(asked: Asked, where: Searchable) -> Flow[list[Hits]]:
     group_by = _group_key(options, where)
     narrowed = yield from _narrowed(options, where)
     notes = _unindexed(where, narrowed)
-    for note in set(notes) - asked.warned:
-        asked.warned.add(note)
-        warnings.warn(note, UnindexedFilter, stacklevel=2)
+    _warn(asked, settled, where, notes)
     vectors = asked.vectors
     embedded_here = vectors is None and asks_for_meaning(options, where)
     if embedded_here:
@@ -83,6 +88,22 @@ def search(asked: Asked, where: Searchable) -> Flow[list[Hits]]:
     if options.context:
         found = yield from _with_context(found, options, where)
     return found
+
+
+def _warn(asked: Asked, settled: Settled, where: Searchable, unindexed: Iterable[str]) -> None:
+    """Warn of what costs time or hits, and was not warned of before."""
+    said: list[tuple[str, type[UserWarning], str]]
+    said = [(note, UnindexedFilter, note) for note in unindexed]
+    if where.manifest is not None and COLLECTION in settled.origins.values():
+        grown = outgrown(where.manifest, where.info.points_count or 0, name=where.name)
+        if grown is not None:  # the number of points goes on growing: once for each tuning
+            tuned = where.manifest.tuned
+            key = f"tuned at {tuned.get('at')} with {tuned.get('points')} points"
+            said.append((key, OutgrownTuning, grown))
+    for key, kind, text in said:
+        if key not in asked.warned:
+            asked.warned.add(key)
+            warnings.warn(text, kind, stacklevel=3)
 
 
 def _unindexed(where: Searchable, narrowed: models.Filter | None) -> tuple[str, ...]:

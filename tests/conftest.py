@@ -7,6 +7,8 @@ Which real server is taken, and when those marked `server` are skipped, is in `s
 from __future__ import annotations
 
 import fcntl
+import gc
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -26,6 +28,39 @@ _STORES = [
     pytest.param("server-rest", marks=pytest.mark.server),
     pytest.param("server-grpc", marks=pytest.mark.server),
 ]
+
+# A file system in memory, and the room it must have: four processes take a fifth of it.
+_MEMORY = Path("/dev/shm")
+_MEMORY_BYTES = 6 << 30
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep what tests write in memory, if nobody says otherwise and there is room.
+
+    Most of it is forced to the disk, as users want it, and waiting for a disk proves nothing: a
+    process that is killed loses as little on the one as on the other.
+    """
+    if "TMPDIR" not in os.environ and _has_room(_MEMORY):
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
+
+
+def _has_room(folder: Path) -> bool:
+    if not os.access(folder, os.W_OK):
+        return False
+    found = os.statvfs(folder)
+    # Some tests write programs and run them.
+    return found.f_bavail * found.f_frsize >= _MEMORY_BYTES and not found.f_flag & os.ST_NOEXEC
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Leave the modules and tests, which stay to the end, out of every garbage collection."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragkit.benchmark.chunking import (
+from ragkit.benchmark.chunkings import (
     SpanQuestion,
     SpanSet,
     chunking,

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ragkit.benchmark.files import frame, read_rows, write_rows, write_whole
-from ragkit.benchmark.quality import QualityRow
+from ragkit.benchmark.qualities import QualityRow
 from ragkit.benchmark.recall import RecallRow
 from ragkit.benchmark.rows import About, Rows
 

@@ -16,7 +16,7 @@ from searching import DOCUMENTS, EMBEDDER, WORDS
 
 from ragkit.benchmark.intervals import paired_interval
 from ragkit.benchmark.judged import Judged, index_judged, read_judged
-from ragkit.benchmark.quality import default_settings, measured, quality
+from ragkit.benchmark.qualities import default_settings, measured, quality
 from ragkit.chunks import Chunk, Chunker
 from ragkit.collection import Collection
 from ragkit.documents import Document

@@ -233,10 +233,10 @@ def test_from_coroutines_every_method_gives_the_same_with_every_option(
     async def ask(client: AsyncQdrantClient) -> None:
         other = AsyncRetriever(client, "both", embedder=EMBEDDER, reranker=reranker)
         for options in OPTIONS:
-            for query, vector in zip(QUERIES, VECTORS, strict=True):
-                expected = retriever.search(query, **options)
-                assert same([await other.search(query, **options)], [expected])
-                assert same([await other.search(query, vector=vector, **options)], [expected])
+            alone = [retriever.search(query, **options) for query in QUERIES]
+            assert same([await other.search(query, **options) for query in QUERIES], alone)
+            by_vector = await other.search(QUERIES[0], vector=VECTORS[0], **options)
+            assert same([by_vector], alone[:1])
             many = retriever.search_many(QUERIES, **options)
             assert same(await other.search_many(QUERIES, **options), many)
             assert same(await other.search_many(QUERIES, vectors=VECTORS, **options), many)

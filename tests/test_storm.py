@@ -39,7 +39,7 @@ from ragkit.retriever import Retriever
 from ragkit.schema import BM25, DENSE, match
 from ragkit.versions import versions
 
-DOCUMENTS = 60
+DOCUMENTS = 48
 POISON = "arsenic"
 CHUNKS_A_BATCH = 12
 FIRST = 16  # documents that no storm changes: what BM25 is measured on stays the same

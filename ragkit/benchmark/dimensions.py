@@ -18,7 +18,7 @@ from ragkit.benchmark.exact import Truth, nearest
 from ragkit.benchmark.intervals import mean_interval
 from ragkit.benchmark.judged import Judged
 from ragkit.benchmark.originals import Originals, originals_of
-from ragkit.benchmark.quality import measured
+from ragkit.benchmark.qualities import measured
 from ragkit.benchmark.quantizations import originals_in
 from ragkit.benchmark.queries import Queries, sample_queries
 from ragkit.benchmark.rows import About, Fact, MeasureCallback, Rows

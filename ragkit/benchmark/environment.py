@@ -90,9 +90,7 @@ def subject_of(collection: Collection) -> dict[str, Fact]:
         "dimensions": where.dim,
         "embedder": where.manifest.embedder if where.manifest else None,
         "quantization": _quantization_name(where),
-        "graph": f"HNSW, m={info.config.hnsw_config.m}"
-        if has_graph(where)
-        else "none, all codes are read",
+        "graph": f"HNSW, m={info.config.hnsw_config.m}" if has_graph(where) else "none",
         "segments": info.segments_count,
         "indexed_share": indexed_share(where),
     }
@@ -134,9 +132,9 @@ def check_ready(collection: Collection) -> None:
 
 
 def indexed_share(where: Searchable) -> float | None:
-    """Which part of the vectors is in optimized segments; None where nothing is there."""
+    """Which part of the vectors is in a graph; None where there is none to be in."""
     points = where.info.points_count or 0
-    if not points:
+    if not points or not has_graph(where):
         return None
     return round(min(1.0, _indexed(where) / points), 4)
 

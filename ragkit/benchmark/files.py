@@ -14,9 +14,9 @@ from tempfile import NamedTemporaryFile
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
-from ragkit.benchmark.chunking import ChunkingRow
+from ragkit.benchmark.chunkings import ChunkingRow
 from ragkit.benchmark.dimensions import DimensionRow
-from ragkit.benchmark.quality import QualityRow
+from ragkit.benchmark.qualities import QualityRow
 from ragkit.benchmark.quantizations import QuantizationRow
 from ragkit.benchmark.recall import RecallRow
 from ragkit.benchmark.rows import About, Rows

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ragkit.benchmark.intervals import mean_interval, paired_interval
 from ragkit.benchmark.judged import Judged
-from ragkit.benchmark.quality import JudgedSearches, default_settings, measured
+from ragkit.benchmark.qualities import JudgedSearches, default_settings, measured
 from ragkit.benchmark.rows import MeasureCallback
 from ragkit.benchmark.trials import Trial
 from ragkit.collection import Collection

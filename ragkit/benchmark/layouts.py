@@ -21,9 +21,9 @@ from ragkit.benchmark.tables import (
 )
 
 if TYPE_CHECKING:
-    from ragkit.benchmark.chunking import ChunkingRow
+    from ragkit.benchmark.chunkings import ChunkingRow
     from ragkit.benchmark.dimensions import DimensionRow
-    from ragkit.benchmark.quality import QualityRow
+    from ragkit.benchmark.qualities import QualityRow
     from ragkit.benchmark.quantizations import QuantizationRow
     from ragkit.benchmark.recall import RecallRow
     from ragkit.benchmark.rows import About, Rows

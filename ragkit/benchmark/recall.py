@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from ragkit.benchmark.environment import check_ready, describe, subject_of
@@ -117,23 +117,21 @@ def recall_sweep(
     grid = settings_of(where, oversampling=oversampling, rescore=rescore, hnsw_ef=hnsw_ef)
     now = current_setting(where)
     cells = list(product(grid if now in grid else [*grid, now], limits))
-    subject = subject_of(collection)
+    about = describe(
+        "recall",
+        subject_of(collection),
+        queries="",
+        client=collection.client,
+        method=[each.format(runs=runs) for each in _METHOD],
+        settings={"target": target, "runs": runs},
+    )
     with originals_of(collection, progress=progress) as originals:
         queries = queries or sample_queries(originals, sample, seed=seed)
         searches = Searches(where, points, queries)
         truth = Truth(originals, queries.vectors, max(limits), own=queries.own)
         notes = [check_exact(searches, truth, max(limits)), *_notes(where, limits, originals)]
         rows = list(_measured(searches, cells, truth, now=now, runs=runs, progress=progress))
-    about = describe(
-        "recall",
-        subject,
-        queries=queries.origin,
-        client=collection.client,
-        method=[each.format(runs=runs) for each in _METHOD],
-        settings={"target": target, "runs": runs},
-        notes=notes,
-    )
-    return Rows(rows, about=about)
+    return Rows(rows, about=replace(about, queries=queries.origin, notes=tuple(notes)))
 
 
 def cheapest(rows: Iterable[RecallRow], limit: int, target: float) -> RecallRow | None:

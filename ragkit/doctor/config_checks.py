@@ -20,6 +20,7 @@ from ragkit.quantization import Quantization
 from ragkit.schema import BM25, DENSE
 from ragkit.server import MINIMUM, Version, server_info
 from ragkit.sparse import Bm25Encoder
+from ragkit.tuned import outgrown
 
 TESTED = Version(1, 19, 0)  # what ragkit is tested with
 
@@ -253,12 +254,21 @@ def check_replicas(case: Case, _: Manifest) -> Iterator[Finding]:
     yield from _replica_findings(case, info)
 
 
+def check_tuning(case: Case, manifest: Manifest) -> Iterator[Finding]:
+    """A default search that was found when the collection was much smaller."""
+    note = outgrown(manifest, case.info.points_count or 0, name=case.name)
+    if note is not None:
+        what, _, remedy = note.rpartition(": ")
+        yield Finding(kind="tuning", severity="note", what=what, remedy=remedy)
+
+
 CHECKS = {
     "vector settings": (check_vectors,),
     "payload indexes": (check_indexes,),
     "quantization": (check_quantization, check_placement),
     "optimizer": (check_optimizer,),
     "replicas": (check_replicas,),
+    "search defaults": (check_tuning,),
 }
 """All that want a manifest, by what a person calls it."""
 

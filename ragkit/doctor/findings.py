@@ -30,6 +30,7 @@ Kind: TypeAlias = Literal[
     "damaged",  # vectors that cannot be right
     "missing",  # vectors that should be there
     "average",  # BM25's average length
+    "tuning",  # of its default search, outgrown since
 ]
 
 _NAMED = 5  # of what a finding is about, in its text

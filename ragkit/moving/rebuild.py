@@ -227,6 +227,7 @@ def _planned(
     new, fingerprint, width = _embedder(held, embedder, dim)
     kind = _quantization(info.config, held, fingerprint, quantization)
     is_embedded = isinstance(client, EdgeClient)
+    is_kind = (kind.name, fingerprint) == _kind(held)
     wanted = replace(
         held,
         embedder=fingerprint,
@@ -235,7 +236,8 @@ def _planned(
         created_with=installed("ragkit"),
         filling=current,
         # What was found best for other vectors need not be so for these.
-        search=held.search if (kind.name, fingerprint) == _kind(held) else {},
+        search=held.search if is_kind else {},
+        tuned=held.tuned if is_kind else {},
     )
     return _Plan(
         collection=collection,

@@ -46,7 +46,7 @@ done = 0
 try:
     while True:
         points = [
-            models.PointStruct(id=n, vector={"dense": [n] * 767 + [1]}, payload={"t": "x" * 1000})
+            models.PointStruct(id=n, vector={"dense": [n] * 767 + [1]}, payload={"t": "x" * 4000})
             for n in range(done, done + 200)
         ]
         client.upsert("big", points, wait=sys.argv[2] == "wait")

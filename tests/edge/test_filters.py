@@ -201,7 +201,7 @@ _FILTERS = _filters(st.recursive(_TOP_LEVEL, _filters, max_leaves=4))
 
 
 @settings(
-    max_examples=150,
+    max_examples=75,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
