@@ -30,7 +30,7 @@ _STORES = [
 ]
 
 # A file system in memory, and the room it must have: four processes take a fifth of it.
-_MEMORY = Path("/dev/shm")
+_MEMORY = Path("/dev/shm")  # noqa: S108 - nothing but folders that pytest makes for itself
 _MEMORY_BYTES = 6 << 30
 
 

@@ -250,6 +250,18 @@ def test_what_will_be_searched_otherwise_soon_is_not_timed(
             check_ready(docs)
 
 
+def test_a_small_collection_says_that_its_graph_and_late_codes_are_idle(edge: EdgeClient) -> None:
+    vectors = unit_vectors(300, DIM)
+    scalar = filled(edge, vectors, name="scalar", quantization="scalar")
+    plain = filled(edge, vectors, name="plain", quantization="none")
+    binary = filled(edge, vectors, name="binary", quantization="binary")
+    for docs, idle in [(scalar, "codes"), (plain, "graph"), (binary, None)]:
+        notes = recall_sweep(docs, queries(5), limits=(5,)).about.notes
+        said = [note for note in notes if "not in use yet" in note]
+        assert len(said) == (idle is not None)
+        assert all(f"its {idle}" in note or f"and {idle}" in note for note in said)
+
+
 def test_the_indexed_share_leaves_sparse_vectors_out(tmp_path: Path) -> None:
     with _Says(tmp_path) as client:
         docs = filled(client, unit_vectors(300, DIM), quantization="none")

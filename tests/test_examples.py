@@ -27,11 +27,18 @@ def test_the_demo_indexes_and_answers_three_questions(tmp_path: Path) -> None:
     assert "handbook/api-keys.md" in first
     assert "incidents/2025-01-17-expired-roots.md" in second
     assert "capacity/" in third
-    again = [sys.executable, "-m", "ragkit", "index", os.path.relpath(ROOT / "examples/docs", tmp_path)]
+    again = [
+        sys.executable,
+        "-m",
+        "ragkit",
+        "index",
+        os.path.relpath(ROOT / "examples/docs", tmp_path),
+    ]
     assert f"$ ragkit index {again[-1]}\n" in shown
-    assert b"21 unchanged" in subprocess.run(
-        again, cwd=tmp_path, check=True, capture_output=True
-    ).stdout
+    assert (
+        b"21 unchanged"
+        in subprocess.run(again, cwd=tmp_path, check=True, capture_output=True).stdout
+    )
 
 
 def test_an_own_embedder_finds_by_its_own_meanings(tmp_path: Path) -> None:

@@ -132,11 +132,29 @@ def check_ready(collection: Collection) -> None:
 
 
 def indexed_share(where: Searchable) -> float | None:
-    """Which part of the vectors is in a graph; None where there is none to be in."""
+    """Which part of the vectors is in optimized segments; None where there is no vector."""
     points = where.info.points_count or 0
-    if not points or not has_graph(where):
+    if not points:
         return None
     return round(min(1.0, _indexed(where) / points), 4)
+
+
+def idle_note(where: Searchable) -> str | None:
+    """What to say of a collection whose graph, or whose codes, are not in use yet.
+
+    Small segments are never indexed: their vectors are compared one by one. Scalar and product
+    quantization need the index to be built, binary and turbo do not.
+    """
+    late = isinstance(where.quantization, models.ScalarQuantization | models.ProductQuantization)
+    idle = [name for name, there in (("graph", has_graph(where)), ("codes", late)) if there]
+    if _indexed(where) or not idle:
+        return None
+    return (
+        f"The collection is small (indexing_threshold is "
+        f"{where.info.config.optimizer_config.indexing_threshold} KB): its {' and '.join(idle)} "
+        "are not in use yet, so these numbers are of a comparison one by one and will not hold "
+        "when it has grown."
+    )
 
 
 def _indexed(where: Searchable) -> int:

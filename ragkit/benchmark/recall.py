@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from ragkit.benchmark.environment import check_ready, describe, subject_of
+from ragkit.benchmark.environment import check_ready, describe, idle_note, subject_of
 from ragkit.benchmark.exact import Truth
 from ragkit.benchmark.intervals import mean_interval
 from ragkit.benchmark.originals import Originals, originals_of
@@ -196,6 +196,9 @@ def _measured(
 
 
 def _notes(where: Searchable, limits: Sequence[int], originals: Originals) -> Iterator[str]:
+    idle = idle_note(where)
+    if idle is not None:
+        yield idle
     if where.quantization is not None:
         yield (
             "Oversampling counts in every segment by itself: the more segments (here "

@@ -104,10 +104,11 @@ def _notes(outcome: Outcome, sizes: str, *, rounds: int, load: float) -> str:
         "are the median of the rounds' own, with the lowest and the highest; below 1 ragkit is the "
         "quicker. Who was quicker in every round is in the last column.",
         "Every contender is a process of its own and answers one query after the other in one "
-        f"thread; within a round they take turns every {TURN} queries. Builds take the threads that "
-        "the library takes by itself.",
+        f"thread; within a round they take turns every {TURN} queries. Builds take the threads "
+        "that the library takes by itself.",
         f"Graphs of faiss and hnswlib: M {M}, efConstruction {EF_CONSTRUCT}, efSearch {EF_SEARCH}. "
-        "ragkit and the raw engine write what they hold to disk; all others are in memory, and gone with the process.",
+        "ragkit and the raw engine write what they hold to disk; all others are in memory, and "
+        "gone with the process.",
         "Indexing documents, ragkit splits them into chunks, and stores words (BM25) beside the "
         "vectors; LangChain's store is given these chunks and has no words. Both are given the "
         "vectors.",
