@@ -16,7 +16,7 @@ demo: $(READY) ## Index the example documents and answer three questions
 	@$(BIN)/python examples/demo.py
 
 test: $(DEVELOP) ## Run the test suite
-	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 integrations: $(VENV)-integrations/.ready ## Test the retrievers for LangChain and LlamaIndex
 	@$(VENV)-integrations/bin/python -m pytest tests/test_langchain.py tests/test_llamaindex.py

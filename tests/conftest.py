@@ -54,12 +54,13 @@ def _has_room(folder: Path) -> bool:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Leave the modules and tests, which stay to the end, out of every garbage collection."""
+    """Leave modules and tests, which stay to the end, out of garbage collections, and make few."""
     gc.disable()
     try:
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(10_000)
         gc.enable()
 
 

@@ -220,7 +220,7 @@ def _by_latency(
         if taken is not None:
             _ring(axes, taken.p50_ms, taken.recall, look)
     _latency_axis(axes, [row.p50_ms for row in rows])
-    _label(axes, look, title="Recall by latency", x="latency of one query, p50 in ms", y="recall")
+    _label(axes, look, title="Recall by latency, with the Pareto front", x="latency of one query, p50 in ms", y="recall")
 
 
 def _ring(axes: Axes, x: float, y: float, look: _Look) -> None:

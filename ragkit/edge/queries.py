@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby, islice
 from operator import attrgetter
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import qdrant_edge as edge
 from qdrant_client import models
@@ -37,6 +37,7 @@ from ragkit.edge.scoring import (
     to_edge_scoring,
 )
 
+Found = TypeVar("Found", edge.ScoredPoint, models.ScoredPoint)
 Retrieve: TypeAlias = Callable[[list[Any], Any, Any], list[edge.Record]]
 """`EdgeShard.retrieve`, bound: `(ids, with_payload, with_vector)` to the records."""
 
@@ -120,12 +121,14 @@ def finish_query(
 
     Points of equal score are in the order of their ids.
     """
-    found = points if _keeps_order(request) else _ties_by_id(points)
     if needs_all_fused(request):
         first = _offset(request)
+        found = _ties_by_id(points, lambda point: id_order(from_edge_id(point.id)))
         wanted = list(islice(found, first, first + limit_of(request)))
         return _with_records(wanted, request, retrieve)
-    hits = [from_edge_scored(point) for point in found]
+    hits = [from_edge_scored(point) for point in points]
+    if not _keeps_order(request) and len({hit.score for hit in hits}) < len(hits):
+        hits = list(_ties_by_id(hits, lambda hit: id_order(from_edge_id(hit.id))))
     if not request.with_vector and hits and hits[0].vector is not None:
         for hit in hits:
             hit.vector = None  # after MMR the engine leaves in the vectors that it compared
@@ -146,18 +149,14 @@ def _with_records(
     return hits
 
 
-def _ties_by_id(points: Iterable[edge.ScoredPoint]) -> Iterator[edge.ScoredPoint]:
+def _ties_by_id(points: Iterable[Found], order: Callable[[Found], Any]) -> Iterator[Found]:
     """The same points, those of equal score by id; one after the other, as far as they are wanted.
 
     In a fusion by ranks most scores are shared, and few of the points are within the limit.
     """
     for _, equal in groupby(points, key=attrgetter("score", "order_value")):
         tied = list(equal)
-        yield from tied if len(tied) == 1 else sorted(tied, key=_id_order)
-
-
-def _id_order(point: edge.ScoredPoint) -> tuple[bool, int, str]:
-    return id_order(from_edge_id(point.id))
+        yield from tied if len(tied) == 1 else sorted(tied, key=order)
 
 
 def _keeps_order(request: models.QueryRequest) -> bool:
