@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import sqlite3
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ from ragkit.errors import EmbedderUnavailable, EmbeddingError, TextsRefused
 
 _MAX_VARIABLES = 500  # of one SQL statement; SQLite's own limit was 999 for long
 _BUSY_TIMEOUT_S = 30.0
+_LOCKED_S = 0.01  # between attempts where SQLite itself does not wait
 
 
 class CachedEmbedder:
@@ -231,7 +233,7 @@ class CachedEmbedder:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         database = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
         try:
-            database.execute("PRAGMA journal_mode=WAL")
+            _write_ahead(database)
             database.execute("PRAGMA synchronous=NORMAL")
             database.execute(
                 "CREATE TABLE IF NOT EXISTS vectors "
@@ -241,6 +243,24 @@ class CachedEmbedder:
             database.close()
             raise
         return database
+
+
+def _write_ahead(database: sqlite3.Connection) -> None:
+    """Let readers go on while another writes.
+
+    While another transaction is open SQLite may refuse this at once, whatever the timeout, so that
+    of several processes that open a new file together some would fail.
+    """
+    deadline = time.monotonic() + _BUSY_TIMEOUT_S
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(_LOCKED_S)
+        else:
+            return
 
 
 def _missing(keys: Sequence[bytes], known: Mapping[bytes, Vectors]) -> dict[bytes, int]:

@@ -54,13 +54,12 @@ def _has_room(folder: Path) -> bool:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Leave modules and tests, which stay to the end, out of garbage collections, and make few."""
+    """Leave modules and tests, which stay to the end, out of garbage collections."""
     gc.disable()
     try:
         return (yield)
     finally:
         gc.freeze()
-        gc.set_threshold(10_000)
         gc.enable()
 
 

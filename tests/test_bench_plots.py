@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,13 @@ def test_no_global_state_of_matplotlib_is_touched(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it would fail
     figure(chunking_rows()).savefig(BytesIO(), format="svg")
     assert dict(mpl.rcParams) == before
+
+
+def test_a_label_is_no_formula() -> None:
+    drawn = figure(Rows([replace(row, chunker=r"$\foo$") for row in chunking_rows()],
+                        about=about("chunking")))  # fmt: skip
+    drawn.savefig(BytesIO(), format="svg")
+    assert drawn.axes[0].get_yticklabels()[0].get_text() == r"\$\foo\$"
 
 
 def test_nothing_to_draw_is_refused() -> None:

@@ -11,9 +11,17 @@ from given import Given, add, filled, ids_of, unit_vectors
 from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 
-from ragkit.benchmark import Queries, RecallRow, cheapest, pareto, recall_sweep
+from ragkit.benchmark import (
+    Queries,
+    RecallRow,
+    cheapest,
+    pareto,
+    recall_sweep,
+    sample_queries,
+)
 from ragkit.benchmark.environment import check_ready, indexed_share
 from ragkit.benchmark.originals import originals_of
+from ragkit.benchmark.searches import Searches, Setting
 from ragkit.benchmark.timing import timed
 from ragkit.collection import Collection
 from ragkit.edge import EdgeClient
@@ -89,11 +97,30 @@ def test_on_real_vectors_recall_is_that_of_the_same_procedure_in_numpy(edge: Edg
 
 
 def test_sampled_passages_are_held_out_from_their_own_hits(docs: Collection) -> None:
-    rows = recall_sweep(docs, limits=(1, 10), sample=80, oversampling=(16,), rescore=(True,))
+    rows = recall_sweep(docs, limits=(1, 10), sample=80, oversampling=(32,), rescore=(True,))
     # A passage that found itself first would never find its neighbour at limit 1.
     assert all(row.recall > 0.4 for row in rows)
     assert "80 of the collection's own passages" in rows.about.queries
     assert "held out" in rows.about.queries
+
+
+def test_a_passage_held_out_takes_no_place_among_the_candidates_and_brings_none(
+    docs: Collection,
+) -> None:
+    with originals_of(docs) as originals:
+        held_out = sample_queries(originals, 200)
+        row_of = {point_id: row for row, point_id in enumerate(originals.ids)}
+        signs = np.where(originals.vectors > 0, 1, -1)
+    own = [row_of[point_id] for point_id in held_out.own or ()]
+    agreeing = signs[own] @ signs.T
+    agreeing[np.arange(len(own)), own] = -DIM
+    searches = Searches(*docs.searchable(), held_out)
+    for limit, factor, candidates in ((1, 2.0, 2), (3, 1.5, 4), (10, 3.0, 30)):
+        found = searches.found(Setting(oversampling=factor, rescore=True), limit, range(len(own)))
+        assert {len(ids) for ids in found} == {limit}
+        least = np.sort(agreeing, axis=1)[:, -candidates]
+        for bits, ids, fewest in zip(agreeing, found, least, strict=True):
+            assert min(bits[row_of[each]] for each in ids) >= fewest
 
 
 def test_the_collections_own_search_is_measured_beside_the_grid(docs: Collection) -> None:
@@ -116,6 +143,31 @@ def test_more_oversampling_finds_more_and_without_rescoring_it_changes_nothing(
     plain = [row.recall for row in rows if row.rescore is False]
     assert again[0] < again[1] < again[2]
     assert max(plain) - min(plain) < 0.01
+
+
+def test_a_default_that_compares_all_is_no_cell_of_the_grid(docs: Collection) -> None:
+    docs.set_search_defaults(exact=True)
+    try:
+        rows = recall_sweep(docs, queries(), limits=(10,), oversampling=(3,), rescore=(True,))
+    finally:
+        docs.set_search_defaults()
+    assert [(row.oversampling, row.rescore, row.exact, row.current) for row in rows] == [
+        (3.0, True, False, False),
+        (None, None, True, True),
+    ]
+    assert rows[1].recall == 1.0
+
+
+def test_what_is_not_swept_is_as_the_collections_own_search_has_it(docs: Collection) -> None:
+    docs.set_search_defaults(hnsw_ef=512, indexed_only=True)
+    try:
+        rows = recall_sweep(docs, queries(), limits=(10,), oversampling=(3,))
+    finally:
+        docs.set_search_defaults()
+    assert [(row.rescore, row.hnsw_ef, row.current) for row in rows] == [
+        (False, 512, False),
+        (True, 512, True),
+    ]
 
 
 @pytest.mark.parametrize("store", ["edge", "rest", "grpc"])
@@ -142,6 +194,10 @@ def test_only_a_tenants_own_passages_are_measured(edge: EdgeClient, vectors: Vec
         assert sorted(originals.ids) == sorted(ids_of(mine, row) for row in range(300))
     rows = recall_sweep(mine, queries(20), limits=(10,))
     assert rows[0].recall == 1.0
+    subject = rows.about.subject
+    assert [subject[each] for each in ("tenant", "points_of_the_tenant", "points")] == [
+        "mine", 300, 1_000,
+    ]  # fmt: skip
 
 
 def test_originals_are_the_stored_vectors_in_the_order_of_their_ids(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -219,15 +220,15 @@ def test_one_setting_is_named_that_serves_all_limits() -> None:
     )  # fmt: skip
     assert {row.oversampling for row in chosen(rows)} == {2.0}
     assert answers(rows)[0] == (
-        "Take oversampling 2, rescored: at every limit recall is 0.955 or more, in 2.00 ms or less "
-        "(median)."
+        "Take oversampling 2, rescored: at every limit recall is 0.9550 or more, in 2.00 ms or "
+        "less (median)."
     )
 
 
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        (quantization_rows(), "is turbo (oversampling 1, rescored): 0.990 at limit 10 and 0.990"),
+        (quantization_rows(), "is turbo (oversampling 1, rescored): 0.9900 at limit 10 and 0.9900"),
         (dimension_rows(), "768 of 1,536 dimensions are enough for 0.680 nDCG@10 of 0.682"),
         (dimension_rows(judged=False), "Cut to 768 dimensions, a vector still finds 0.850"),
         (quality_rows(), "hybrid has the highest nDCG@10: 0.6500, +0.050 to dense"),
@@ -244,6 +245,37 @@ def test_when_no_quantization_is_good_enough_the_nearest_is_named() -> None:
     assert answers(poor)[0].startswith(
         "No quantization reaches a recall of 0.95 at limit 10 and 100; the nearest is binary"
     )
+    # What is good at one limit and poor at the other is not the nearest.
+    first = [row for row in poor if (row.oversampling, row.rescore) == (1.0, False)]
+    uneven = [replace(row, recall=1.0 if row.limit == 10 else 0.2) for row in first]
+    others = [row for row in poor if row not in first]
+    assert answers(Rows([*uneven, *others], about=rows.about))[0].endswith(
+        "rescored: 0.8000 at limit 10 and 0.8000 at limit 100."
+    )
+
+
+def test_recall_that_misses_the_target_is_not_shown_as_reaching_it() -> None:
+    rows = Rows([recall_row(oversampling=1.0, rescore=True, recall=0.9496)], about=about("recall"))
+    assert answers(rows)[0].startswith("No setting reaches a recall of 0.95")
+    assert "recall is 0.9496 or more" in answers(rows)[0]
+
+
+def test_a_default_that_compares_all_stands_beside_the_grid_and_is_named_as_what_it_is() -> None:
+    grid = [recall_row(limit=limit, oversampling=over, rescore=True, recall=over / 4)
+            for over in (2.0, 3.0) for limit in (10, 50)]  # fmt: skip
+    own = [recall_row(limit=limit, recall=1.0, current=True, exact=True) for limit in (10, 50)]
+    rows = Rows([*grid, *own], about=about("recall"))
+    crossed, cells = tables(rows)
+    assert "1.000" not in text(crossed)
+    assert sum(line.endswith("* exact") for line in text(cells).splitlines()) == 2
+    assert answers(rows)[0].startswith("Take exact search, which is the default already")
+
+
+def test_the_overlap_is_of_as_many_neighbours_as_were_compared() -> None:
+    found = dimension_rows(judged=False)
+    rows = Rows(found, about=about("dimensions", settings={"limit": 20}))
+    assert tables(rows)[0].heads[0][1] == "overlap@20"
+    assert "of the 20 neighbours" in answers(rows)[0]
 
 
 def test_circumstances_leave_out_what_is_not_known() -> None:

@@ -251,6 +251,15 @@ def test_what_makes_no_sense_is_refused(
         tune(docs, **options)
 
 
+def test_an_option_that_there_is_no_choice_of_stays_as_it_was(docs: Collection) -> None:
+    docs.set_search_defaults(hnsw_ef=512, indexed_only=True, oversampling=5.0)
+    found = tune(docs, asked(), target=0.3)
+    assert found.options == {"rescore": False}
+    kept = docs.open()
+    assert kept.search == {"hnsw_ef": 512, "indexed_only": True, "rescore": False}
+    assert kept.tuned["options"] == ["rescore"]
+
+
 def test_in_a_graph_the_size_of_the_search_is_chosen_too(edge: EdgeClient) -> None:
     random = np.random.default_rng(1).normal(size=(800, 32)).astype(np.float32)
     vectors: Vectors = random / np.linalg.norm(random, axis=1, keepdims=True)

@@ -5,7 +5,9 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
+from threading import Timer
 
 import numpy as np
 import pytest
@@ -286,3 +288,13 @@ def test_coroutines_and_counts_are_there_where_the_embedder_has_them(tmp_path: P
     assert isinstance(full, AsyncQueryBatchEmbedder)
     assert full.usage == "what was used"
     assert full.forecast(2, 3) == Forecast(cost_usd=2.0, minutes=3.0)
+
+
+def test_a_new_file_that_another_process_is_setting_up_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "cache.db"
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("CREATE TABLE begun (x)")
+        other.execute("BEGIN IMMEDIATE")
+        Timer(0.3, other.execute, ["COMMIT"]).start()
+        with closing(CachedEmbedder(HashEmbedder(16), path)) as cached:
+            assert cached.embed_documents(["text"], titles=[""]).shape == (1, 16)
