@@ -439,8 +439,8 @@ def _source(
         with _opened(db, name, tenant, asking=False) as docs:
             yield docs, queries_of(docs, queries)
         return
-    if name is not None:
-        raise typer.BadParameter("--collection goes without --vectors and --synthetic")
+    if name is not None or tenant is not None:
+        raise typer.BadParameter("--collection and --tenant go without --vectors and --synthetic")
     if vectors is not None:
         found = read_vectors(vectors)
         yield found, queries_for(found, queries)

@@ -59,6 +59,7 @@ def test_recall_is_the_part_of_the_neighbours_that_was_found() -> None:
     assert truth.shares([["p3", "p5", "p0", "p4"]], 2).tolist() == [0.0]
     assert truth.shares([[]], 4).tolist() == [0.0]
     assert truth.shares([["unknown", "p1"]], 2).tolist() == [0.5]
+    assert truth.shares([["p1", "p1"]], 2).tolist() == [0.5]  # twice the same is one neighbour
 
 
 def test_what_is_level_with_the_last_counts_whichever_was_found() -> None:

@@ -102,7 +102,7 @@ def test_without_rows_the_table_still_has_its_columns(tmp_path: Path) -> None:
 
 def test_a_data_frame_has_the_columns_of_the_table(tmp_path: Path) -> None:
     found = frame(recall_rows())
-    assert found.shape == (24, 11)
+    assert found.shape == (24, 12)
     best = found[found["rescore"] & (found["oversampling"] == 3.0)]
     assert best["recall"].tolist() == [0.95, 0.937778, 0.947111, 0.956333]
 

@@ -118,6 +118,7 @@ def test_the_same_kind_is_built_once_and_auto_is_what_the_store_makes_of_it() ->
     assert [(row.quantization, row.rescore) for row in rows] == [("turbo", False), ("turbo", True)]
     assert rows.about.subject == {
         "collection": None,
+        "tenant": None,
         "store": "embedded",
         "points": 100,
         "dimensions": DIM,

@@ -63,6 +63,12 @@ def test_ids_are_those_of_the_file_and_a_text_may_hold_odd_line_ends(tmp_path: P
     rows = [{"id": 7, "text": "one\u2028two"}, {"query_id": "x", "text": "three"}]
     path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
     assert read_texts(path) == {"7": "one\u2028two", "x": "three"}
+    path = tmp_path / "q.tsv"
+    path.write_text("query-id\ttext\nq1\twho is it\n")
+    assert read_texts(path) == {"q1": "who is it"}
+    path = tmp_path / "q.txt"
+    path.write_bytes(b"one\rtwo\r\nthree\n")
+    assert read_texts(path) == {"1": "one\rtwo", "2": "three"}
 
 
 @pytest.mark.parametrize(
@@ -73,6 +79,8 @@ def test_ids_are_those_of_the_file_and_a_text_may_hold_odd_line_ends(tmp_path: P
         ("q.jsonl", "who is it\n", "line 1: expected an object in JSON"),
         ("q.tsv", "q1 who\n", "line 1: expected a query's id, a tab"),
         ("q.tsv", "q1\tone\nq1\ttwo\n", "line 2: the id 'q1' has come before"),
+        ("q.jsonl", '{"_id": null, "text": "a"}\n', "line 1: expected an id .* got None"),
+        ("q.jsonl", '{"_id": ["x"], "text": "a"}\n', "line 1: expected an id .* got "),
     ],
 )
 def test_a_file_of_another_form_is_refused_with_its_line(
@@ -128,6 +136,9 @@ def test_a_file_that_is_no_array_is_refused_and_never_unpickled(tmp_path: Path) 
     (tmp_path / "v.npy").write_text("no array")
     with pytest.raises(ValueError, match="no array"):
         read_vectors(tmp_path / "v.npy")
+    (tmp_path / "e.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match="no array"):
+        read_vectors(tmp_path / "e.npy")
     np.save(tmp_path / "o.npy", np.array([{"a": 1}]), allow_pickle=True)
     with pytest.raises(ValueError, match="no array"):
         read_vectors(tmp_path / "o.npy")

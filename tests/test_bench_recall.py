@@ -97,9 +97,9 @@ def test_on_real_vectors_recall_is_that_of_the_same_procedure_in_numpy(edge: Edg
 
 
 def test_sampled_passages_are_held_out_from_their_own_hits(docs: Collection) -> None:
-    rows = recall_sweep(docs, limits=(1, 10), sample=80, oversampling=(32,), rescore=(True,))
+    rows = recall_sweep(docs, limits=(1, 10), sample=80, oversampling=(16,), rescore=(True,))
     # A passage that found itself first would never find its neighbour at limit 1.
-    assert all(row.recall > 0.4 for row in rows)
+    assert all(row.recall > 0.4 for row in rows if not row.current)
     assert "80 of the collection's own passages" in rows.about.queries
     assert "held out" in rows.about.queries
 

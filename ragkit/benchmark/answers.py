@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ragkit.benchmark.layouts import excludes_zero, target_of
+from ragkit.benchmark.layouts import excludes_zero, neighbours_of, target_of
 from ragkit.benchmark.recall import TARGET, RecallRow, cheapest
 from ragkit.benchmark.tables import (
     distinct,
@@ -49,7 +49,8 @@ def chosen(rows: Rows[RecallRow]) -> list[RecallRow]:
     limits = distinct(row.limit for row in rows)
     by_setting: dict[object, list[RecallRow]] = {}
     for row in rows:
-        by_setting.setdefault((row.oversampling, row.rescore, row.hnsw_ef), []).append(row)
+        setting = (row.oversampling, row.rescore, row.hnsw_ef, row.exact)
+        by_setting.setdefault(setting, []).append(row)
     whole = [found for found in by_setting.values() if len(found) == len(limits)]
     reaching = [found for found in whole if _worst(found) >= goal]
     if reaching:
@@ -59,6 +60,8 @@ def chosen(rows: Rows[RecallRow]) -> list[RecallRow]:
 
 def setting_of(row: RecallRow | QuantizationRow) -> str:
     """How a search was set, in words."""
+    if isinstance(row, RecallRow) and row.exact:
+        return "exact search"
     parts = []
     if row.oversampling is not None:
         parts.append(f"oversampling {row.oversampling:g}")
@@ -114,9 +117,8 @@ def _recall_headline(taken: Sequence[RecallRow], goal: float) -> str:
     if not taken:
         return "No setting was measured at every limit."
     worst, slowest = min(taken, key=lambda row: row.recall), max(row.p50_ms for row in taken)
-    given = (
-        f"recall is {share(worst.recall)} or more, in {milliseconds(slowest)} ms or less (median)"
-    )
+    time = f"{milliseconds(slowest)} ms or less (median)"
+    given = f"recall is {share(worst.recall, 4)} or more, in {time}"
     named = setting_of(taken[0])
     if worst.recall >= goal:
         own = ", which is the default already" if taken[0].current else ""
@@ -167,20 +169,23 @@ def _quantization(rows: Rows[QuantizationRow]) -> list[str]:
         if len(found) == len(limits) and _worst(found) >= goal
     ]
     if not reaching:
-        top = max(rows, key=lambda row: row.recall)
+        top = max(by_setting.values(), key=lambda found: (len(found), _worst(found)))
         return [
             f"No quantization reaches a recall of {goal:g} at limit {listed}; the nearest is "
-            f"{top.quantization}, {setting_of(top)}: {share(top.recall)} at limit {top.limit}."
+            f"{top[0].quantization}, {setting_of(top[0])}: {_at_limits(top)}."
         ]
     taken = min(reaching, key=lambda each: (each[0].code_bytes, sum(row.p50_ms for row in each)))
-    given = _listed([f"{share(row.recall)} at limit {row.limit}" for row in taken])
     row = taken[0]
     part = "all" if row.ratio >= 1 else fraction(row.ratio)
     return [
         f"The smallest that reaches a recall of {goal:g} at limit {listed} is {row.quantization} "
-        f"({setting_of(row)}): {given}, in {part} of the memory of float32 vectors "
+        f"({setting_of(row)}): {_at_limits(taken)}, in {part} of the memory of float32 vectors "
         f"({size(row.code_bytes)})."
     ]
+
+
+def _at_limits(rows: Sequence[QuantizationRow]) -> str:
+    return _listed([f"{share(row.recall, 4)} at limit {row.limit}" for row in rows])
 
 
 def _dimensions(rows: Rows[DimensionRow]) -> list[str]:
@@ -198,8 +203,9 @@ def _dimensions(rows: Rows[DimensionRow]) -> list[str]:
         return said or [f"Only the full {full.dim:,} dimensions were measured."]
     half = min(smaller, key=lambda row: (abs(row.share - 0.5), row.dim))
     said.append(
-        f"Cut to {half.dim:,} dimensions, a vector still finds {share(half.overlap)} of the ten "
-        f"neighbours that it has at {full.dim:,}, in {fraction(half.share)} of the space."
+        f"Cut to {half.dim:,} dimensions, a vector still finds {share(half.overlap)} of the "
+        f"{neighbours_of(rows.about)} neighbours that it has at {full.dim:,}, in "
+        f"{fraction(half.share)} of the space."
     )
     return said
 

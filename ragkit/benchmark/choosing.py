@@ -24,7 +24,8 @@ class Chosen:
     """The setting that was chosen.
 
     Attributes:
-        options: Its search options.
+        options: Its search options, as far as they were decided.
+        decided: The names of the options that were; any other stays as it was.
         recall: On the held-out queries.
         timing: Of its searches.
         before: Recall of the search until now, on the held-out queries.
@@ -35,6 +36,7 @@ class Chosen:
     """
 
     options: dict[str, Any]
+    decided: frozenset[str]
     recall: Estimate
     timing: Timing[None]
     before: Estimate
@@ -49,14 +51,20 @@ class Grid:
     """The settings that are thinkable: recall and cost rise with the row and with the column.
 
     Attributes:
-        efs: For each row `hnsw_ef`; one of None where there is no graph.
+        efs: For each row `hnsw_ef`; one, as it is now, where there is no graph.
         rungs: For each column the rest: without rescoring, then with more and more oversampling;
-            one that says nothing where nothing is quantized. What is rescored at oversampling 1
+            one, as it is now, where nothing is quantized. What is rescored at oversampling 1
             are the candidates that are taken as they are without.
     """
 
     efs: Sequence[int | None]
     rungs: Sequence[Setting]
+
+    @property
+    def decides(self) -> frozenset[str]:
+        """The names of the options that there is a choice of."""
+        rungs = {"rescore", "oversampling"} if len(self.rungs) > 1 else set()
+        return frozenset(rungs | ({"hnsw_ef"} if len(self.efs) > 1 else set()))
 
     def at(self, cell: tuple[int, int]) -> Setting:
         """The setting in a row and a column."""
@@ -71,16 +79,23 @@ class Grid:
 
 def grid_of(where: Searchable, limit: int) -> Grid | None:
     """What there is to choose from in a collection; None where every search is exact anyway."""
-    points = where.info.points_count or 0
-    efs = [max(_LEAST_EF, limit) * 2**step for step in range(_EFS)] if has_graph(where) else [None]
-    rungs = [Setting()]
+    points, now = where.info.points_count or 0, current_setting(where)
+    efs: list[int | None] = [now.hnsw_ef]
+    if has_graph(where):
+        efs = [max(_LEAST_EF, limit) * 2**step for step in range(_EFS)]
+    rungs = [_rung_of(now)]
     if where.quantization is not None:
         # Where the factor before took all points there is nothing more to take.
         before = (0.0, *_FACTORS)
         sensible = [f for f, last in zip(_FACTORS, before, strict=False) if last * limit < points]
-        rungs = [Setting(rescore=False)]
-        rungs += [Setting(rescore=True, oversampling=factor) for factor in sensible]
+        rungs = [replace(_rung_of(now), rescore=False, oversampling=None)]
+        rungs += [replace(rungs[0], rescore=True, oversampling=factor) for factor in sensible]
     return Grid(efs=efs, rungs=rungs) if len(efs) * len(rungs) > 1 else None
+
+
+def _rung_of(now: Setting) -> Setting:
+    """A setting without what rows and columns do not leave as it was: `hnsw_ef` and `exact`."""
+    return replace(now, hnsw_ef=None, exact=False)
 
 
 class Chooser:
@@ -134,14 +149,14 @@ class Chooser:
         if len(grid.efs) > 1:
             low, high = (replace(grid.rungs[0], hnsw_ef=ef) for ef in (grid.efs[0], grid.efs[-1]))
             if self._choosing.finds(low) == self._choosing.finds(high):
-                self._grid = grid = replace(grid, efs=[None])
+                self._grid = grid = replace(grid, efs=[self._now.hnsw_ef])
                 self._notes.append(
                     "hnsw_ef makes no difference, as in a small collection: it is left as it was"
                 )
         if len(grid.rungs) > 1 and indexed < _INDEXED:
             coded = replace(grid.rungs[0], hnsw_ef=grid.efs[-1])
             if self._choosing.finds(coded) == self._choosing.finds(Setting(exact=True)):
-                self._grid = grid = replace(grid, rungs=[Setting()])
+                self._grid = grid = replace(grid, rungs=[_rung_of(self._now)])
                 self._notes.append(
                     "the vectors are not quantized yet: rescoring and oversampling are left as "
                     "they were"
@@ -157,8 +172,10 @@ class Chooser:
         self._time([best, self._now])
         recall = self._validate(best)
         self._validate(self._now)
+        decides = self._grid.decides
         return Chosen(
-            options=options_of(best),
+            options={name: each for name, each in options_of(best).items() if name in decides},
+            decided=decides | {"exact"},
             recall=recall,
             timing=self._times[best],
             before=self._held[self._now],

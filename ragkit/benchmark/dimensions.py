@@ -20,19 +20,17 @@ from ragkit.benchmark.judged import Judged
 from ragkit.benchmark.originals import Originals, originals_of
 from ragkit.benchmark.qualities import measured
 from ragkit.benchmark.quantizations import originals_in
-from ragkit.benchmark.queries import Queries, sample_queries
+from ragkit.benchmark.queries import Queries, embedded, sample_queries
 from ragkit.benchmark.rows import About, Fact, MeasureCallback, Rows
 from ragkit.collection import Collection
-from ragkit.embeddings import Vectors, check_queries, embed_queries
+from ragkit.embeddings import Vectors
 from ragkit.errors import CollectionMismatch, require
 from ragkit.gemini.embedder import GeminiEmbedder
-from ragkit.pipeline import batched
 from ragkit.points import LONG_PAGE, values_of
 
 DIMS = (3072, 2048, 1536, 768, 512, 256, 128)
 
 _BLOCK = 8_192  # vectors cut at once
-_EMBEDDED_AT_ONCE = 256  # queries
 _NDCG = "nDCG@10"
 _RANKED = 10  # documents
 _PASSAGES = 40  # looked at first, to find so many documents
@@ -264,14 +262,8 @@ class _Questions:
     def embed(self, progress: MeasureCallback | None) -> None:
         """Embed the questions at full dimension."""
         texts = list(self._judged.queries.values())
-        check_queries(self._embedder, texts)
-        parts: list[Vectors] = []
-        for some in batched(texts, _EMBEDDED_AT_ONCE):
-            parts.append(embed_queries(self._embedder, some))
-            if progress is not None:
-                progress("embedding queries", sum(map(len, parts)), len(texts))
         self.queries = Queries(
-            vectors=np.concatenate(parts),
+            vectors=embedded(self._embedder, texts, progress=progress),
             texts=texts,
             origin=(
                 f"{len(texts):,} queries of {self._judged.name}, embedded by "
@@ -361,7 +353,11 @@ def _about(
     count, full = originals.vectors.shape
     subject: dict[str, Fact] = {"collection": None, "embedder": None}
     if isinstance(source, Collection):
-        subject = {"collection": source.name, "embedder": source.manifest.embedder}
+        subject = {
+            "collection": source.name,
+            "tenant": source.tenant,
+            "embedder": source.manifest.embedder,
+        }
     about = describe(
         "dimensions",
         {**subject, "points": count, "dimensions": full},

@@ -81,10 +81,12 @@ def versions(client: QdrantBase | None = None) -> dict[str, str]:
 def subject_of(collection: Collection) -> dict[str, Fact]:
     """What is searched: size, quantization, segments, and how much of it is indexed."""
     collection.look_again()
-    where, _ = collection.searchable()
+    where, points = collection.searchable()
     info = where.info
     return {
         "collection": collection.name,
+        "tenant": where.tenant,
+        "points_of_the_tenant": None if where.tenant is None else points.count(),
         "store": "embedded" if where.server is None else f"Qdrant server {where.server}",
         "points": info.points_count,
         "dimensions": where.dim,

@@ -144,7 +144,7 @@ class Truth:
         least = float(scores[wanted - 1]) - TIE
         level = int((scores >= least).sum())
         near = set(self._nearest.rows[query, :level].tolist())
-        rows = [self._row[each] for each in ids if each in self._row]
+        rows = {self._row[each] for each in ids if each in self._row}
         hits = sum(row in near for row in rows)
         if level == len(scores) and len(scores) < len(self._originals.ids):
             # More than are kept here are level with the last that counts: compare them themselves.

@@ -50,15 +50,22 @@ def target_of(about: About) -> float | None:
     return None if target is None else float(target)
 
 
+def neighbours_of(about: About) -> int:
+    """How many neighbours the overlap of cut vectors is of."""
+    return int(about.settings.get("limit") or 10)
+
+
 def _recall(rows: Rows[RecallRow]) -> list[Table]:
     goal = target_of(rows.about)
     if all(row.oversampling is None for row in rows):
-        return [_recall_by_ef(rows, goal), _recall_cells(rows, goal)]
-    efs = distinct(row.hnsw_ef for row in rows)
+        graph = [row for row in rows if not row.exact]
+        return [_recall_by_ef(graph, goal), _recall_cells(rows, goal)]
+    crossed = [row for row in rows if not row.exact]
+    efs = distinct(row.hnsw_ef for row in crossed)
     grids = []
     for ef in efs:
         caption = "Recall" if efs == [None] else f"Recall, hnsw_ef {_ef(ef)}"
-        grids.append(_published(caption, [row for row in rows if row.hnsw_ef == ef], goal))
+        grids.append(_published(caption, [row for row in crossed if row.hnsw_ef == ef], goal))
     return [*grids, _recall_cells(rows, goal)]
 
 
@@ -141,7 +148,7 @@ def _recall_cells(rows: Sequence[RecallRow], goal: float | None) -> Table:
         ("p50 ms", "r", lambda row: milliseconds(row.p50_ms)),
         ("p95 ms", "r", lambda row: milliseconds(row.p95_ms)),
         ("q/s", "r", lambda row: f"{row.qps:,.0f}"),
-        ("", "l", lambda row: DEFAULT_MARK if row.current else ""),
+        ("", "l", lambda row: DEFAULT_MARK + " exact" * row.exact if row.current else ""),
     ]
     absent = set()
     if all(row.hnsw_ef is None for row in rows):
@@ -233,7 +240,7 @@ def _dimensions(rows: Rows[DimensionRow]) -> list[Table]:
     """The shape of the table of scores by dimension in Gemini's documentation, and the price."""
     columns: list[tuple[str, Callable[[DimensionRow], str]]] = [
         ("dim", lambda row: f"{row.dim:,}"),
-        ("overlap@10", lambda row: share(row.overlap, 4)),
+        (f"overlap@{neighbours_of(rows.about)}", lambda row: share(row.overlap, 4)),
         ("95% interval", lambda row: between(row.overlap_low, row.overlap_high)),
     ]
     if any(row.ndcg is not None for row in rows):

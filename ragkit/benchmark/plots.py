@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ragkit.benchmark.files import write_whole
-from ragkit.benchmark.layouts import excludes_zero, target_of
+from ragkit.benchmark.layouts import excludes_zero, neighbours_of, target_of
 from ragkit.benchmark.recall import cheapest, pareto
 from ragkit.benchmark.tables import distinct, measure_name, size
 from ragkit.errors import require
@@ -177,6 +177,7 @@ def _by_oversampling(
 
 def _by_limit(axes: Axes, rows: Sequence[RecallRow], look: _Look) -> None:
     """Recall against the limit, where nothing is quantized: a line for each `hnsw_ef`."""
+    rows = [row for row in rows if not row.exact]
     efs = distinct(row.hnsw_ef for row in rows)
     limits = distinct(row.limit for row in rows)
     for ef, (colour, mark) in _looks(efs).items():
@@ -220,7 +221,13 @@ def _by_latency(
         if taken is not None:
             _ring(axes, taken.p50_ms, taken.recall, look)
     _latency_axis(axes, [row.p50_ms for row in rows])
-    _label(axes, look, title="Recall by latency, with the Pareto front", x="latency of one query, p50 in ms", y="recall")
+    _label(
+        axes,
+        look,
+        title="Recall by latency, with the Pareto front",
+        x="latency of one query, p50 in ms",
+        y="recall",
+    )
 
 
 def _ring(axes: Axes, x: float, y: float, look: _Look) -> None:
@@ -350,9 +357,15 @@ def _quantization_legend(
 def _name_lines(panels: Sequence[Axes], names: Sequence[str]) -> None:
     """Panels side by side with a line for each name, told at the left."""
     for number, axes in enumerate(panels):
-        axes.set_yticks(range(len(names)), names if number == 0 else [""] * len(names))
+        shown = [_unset(name) if number == 0 else "" for name in names]
+        axes.set_yticks(range(len(names)), shown)
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(-0.6, len(names) - 0.4)
+
+
+def _unset(label: str) -> str:
+    """A label as it is: between two dollar signs matplotlib would set a formula."""
+    return label.replace("$", r"\$")
 
 
 def _dimensions(rows: Rows[DimensionRow], look: _Look) -> Figure:
@@ -361,7 +374,7 @@ def _dimensions(rows: Rows[DimensionRow], look: _Look) -> Figure:
     overlap = [(row.vector_bytes, row.overlap, row.overlap_low, row.overlap_high) for row in rows]
     _over_bytes(axes[0][0], rows, overlap, 0)
     _label(axes[0][0], look, title="Neighbours kept", x="dimensions, and kB of a vector",
-           y="overlap of the ten nearest")  # fmt: skip
+           y=f"overlap of the {neighbours_of(rows.about)} nearest")  # fmt: skip
     if judged:
         quality = [
             (row.vector_bytes, row.ndcg or 0.0, row.ndcg_low or 0.0, row.ndcg_high or 0.0)
@@ -399,8 +412,8 @@ def _quality(rows: Rows[QualityRow], look: _Look) -> Figure:
         )
     panels = [(measure_name(m), [tuple(row.differences[m]) for row in others]) for m in measures]
     made = _dots([row.setting for row in others], panels, look, zero=True)
-    made.suptitle(f"Differences to {rows[0].setting}, with 95% intervals", fontsize=_TEXT + 1,
-                  color=look.ink, fontweight="bold")  # fmt: skip
+    title = f"Differences to {_unset(rows[0].setting)}, with 95% intervals"
+    made.suptitle(title, fontsize=_TEXT + 1, color=look.ink, fontweight="bold")
     return made
 
 

@@ -18,9 +18,10 @@ from qdrant_client import models
 from ragkit.benchmark.environment import describe, subject_of
 from ragkit.benchmark.intervals import paired_interval
 from ragkit.benchmark.judged import Judged, write_qrels, write_run
+from ragkit.benchmark.queries import embedded
 from ragkit.benchmark.rows import About, MeasureCallback, Rows
 from ragkit.collection import Collection
-from ragkit.embeddings import Vectors, check_queries, embed_queries
+from ragkit.embeddings import Vectors
 from ragkit.errors import CollectionError, require
 from ragkit.filters import payload_key
 from ragkit.hits import Hit
@@ -35,7 +36,6 @@ MEASURES = ("nDCG@10", "R@10", "RR@10", "AP@100")
 
 _MEASURE = re.compile(r"(?P<name>\w+)(?:\(rel=(?P<rel>[0-9]+)\))?@(?P<cutoff>[0-9]+)")
 _OWN = ("limit", "group_by", "group_size")  # options that the measures decide
-_EMBEDDED_AT_ONCE = 256  # queries
 _HITS_AT_ONCE = 5_000
 _IDS_AT_ONCE = 1_000
 _MOST_NOTES = 5  # of searches
@@ -303,12 +303,7 @@ class JudgedSearches:
         if embedder is None or all(each.get("mode") == "sparse" for each in settings.values()):
             return
         texts = list(self._judged.queries.values())
-        check_queries(embedder, texts)
-        parts: list[Vectors] = []
-        for some in batched(texts, _EMBEDDED_AT_ONCE):
-            parts.append(embed_queries(embedder, some))
-            self._show("embedding queries", sum(map(len, parts)), len(texts))
-        self._vectors = np.concatenate(parts)
+        self._vectors = embedded(embedder, texts, progress=self._progress)
 
     def rankings(self, label: str, options: SearchKeywords, *, limit: int) -> dict[str, list[str]]:
         """For each query the ids of the best `limit` documents."""

@@ -204,7 +204,7 @@ def originals_in(array: Vectors) -> Originals:
         raise ValueError(
             f"expected vectors as numbers of shape (n, dim), got {vectors.dtype} of {vectors.shape}"
         )
-    units = unit(vectors.astype(np.float32), origin="the array")
+    units = unit(vectors.astype(np.float32, copy=False), origin="the array")
     return Originals(ids=_rows(len(units)), vectors=units)
 
 
@@ -325,6 +325,7 @@ def _about(
         "quantization",
         {
             "collection": source.name if isinstance(source, Collection) else None,
+            "tenant": source.tenant if isinstance(source, Collection) else None,
             "store": "embedded" if server is None else f"Qdrant server {server.version}",
             "points": len(originals.ids),
             "dimensions": originals.vectors.shape[1],

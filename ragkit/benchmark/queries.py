@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 
 from ragkit.benchmark.originals import Originals
-from ragkit.embeddings import Embedder, Vectors, embed_queries
+from ragkit.benchmark.rows import MeasureCallback
+from ragkit.embeddings import Embedder, Vectors, check_queries, embed_queries
 from ragkit.errors import CollectionMismatch
+from ragkit.pipeline import batched
 
+_EMBEDDED_AT_ONCE = 256  # queries
 _ID_KEYS = ("_id", "id", "query_id", "query-id")
 
 
@@ -81,7 +84,8 @@ def read_queries(path: str | Path, embedder: Embedder | None, dim: int) -> Queri
 
     Args:
         path: `.npy` with an array of shape (q, dim); `.jsonl` with an object with a "text" on each
-            line; `.tsv` with a query's id and its text; any other: a query on each line.
+            line; `.tsv` with a query's id and its text, with or without a header; any other: a
+            query on each line.
         embedder: Of the collection; not needed for vectors.
         dim: The width of the collection's vectors.
 
@@ -100,10 +104,27 @@ def read_queries(path: str | Path, embedder: Embedder | None, dim: int) -> Queri
             "and there is no embedder: pass it, or query vectors in a .npy file"
         )
     return Queries(
-        vectors=embed_queries(embedder, texts),
+        vectors=embedded(embedder, texts),
         texts=texts,
         origin=f"{len(texts):,} queries of {path.name}, embedded by {embedder.fingerprint}",
     )
+
+
+def embedded(
+    embedder: Embedder, texts: Sequence[str], *, progress: MeasureCallback | None = None
+) -> Vectors:
+    """The vectors of questions, embedded some at a time.
+
+    Raises:
+        ValueError: A question is blank or too long; nothing was embedded.
+    """
+    check_queries(embedder, texts)
+    parts: list[Vectors] = []
+    for some in batched(texts, _EMBEDDED_AT_ONCE):
+        parts.append(embed_queries(embedder, some))
+        if progress is not None:
+            progress("embedding queries", sum(map(len, parts)), len(texts))
+    return np.concatenate(parts)
 
 
 def read_texts(path: Path) -> dict[str, str]:
@@ -117,7 +138,7 @@ def read_texts(path: Path) -> dict[str, str]:
     """
     texts: dict[str, str] = {}
     for number, line in enumerate(_lines(path), start=1):
-        if not line.strip():
+        if not line.strip() or (number == 1 and _is_header(path, line)):
             continue
         try:
             query_id, text = _entry(path, line, number)
@@ -144,7 +165,7 @@ def read_vectors(path: str | Path, *, dim: int | None = None) -> Vectors:
     path = Path(path)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as exc:
+    except (ValueError, EOFError) as exc:  # the latter of an empty file
         raise ValueError(f"{path} is no array in NumPy's .npy format: {exc}") from exc
     if (
         array.ndim != 2
@@ -179,10 +200,16 @@ def unit(vectors: Vectors, *, origin: str) -> Vectors:
 
 def _lines(path: Path) -> list[str]:
     try:
-        # Only real line ends: a text may hold what str.splitlines() also breaks at.
-        return path.read_text(encoding="utf-8-sig").replace("\r\n", "\n").split("\n")
+        # Only real line ends: a text may hold what str.splitlines() also breaks at, and a carriage
+        # return of its own, which `read_text` would take for one.
+        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError as exc:
         raise ValueError(f"{path} is no UTF-8 text: {exc}") from exc
+
+
+def _is_header(path: Path, line: str) -> bool:
+    """Whether a first line names its columns, as judgements in the layout of BEIR do."""
+    return path.suffix == ".tsv" and line.partition("\t")[0].strip().lower() in _ID_KEYS
 
 
 def _entry(path: Path, line: str, number: int) -> tuple[str, str]:
@@ -204,5 +231,7 @@ def _json_entry(line: str, number: int) -> tuple[str, str]:
     text = row.get("text") if isinstance(row, Mapping) else None
     if not isinstance(text, str) or not text.strip():
         raise ValueError('expected an object with a "text", such as {"_id": "q1", "text": "…"}')
-    query_id = next((str(row[key]) for key in _ID_KEYS if key in row), str(number))
-    return query_id, text
+    query_id = next((row[key] for key in _ID_KEYS if key in row), number)
+    if isinstance(query_id, bool) or not isinstance(query_id, str | int) or query_id == "":
+        raise ValueError(f"expected an id that is a text or a whole number, got {query_id!r}")
+    return str(query_id), text

@@ -47,7 +47,7 @@ class RecallRow:
         oversampling: How many times as many candidates are compared again; None where nothing is
             quantized.
         rescore: Whether they are compared again with the original vectors; None likewise.
-        hnsw_ef: Candidates kept in the graph; None for what the collection takes by itself.
+        hnsw_ef: Candidates kept in the graph; None for what ragkit takes where nothing is said.
         recall: The mean over the queries, 0 to 1.
         recall_low: Lower end of the 95% interval of that mean.
         recall_high: Its upper end.
@@ -55,6 +55,8 @@ class RecallRow:
         p95_ms: What 95 of 100 searches stay below.
         qps: Searches a second, one after the other.
         current: Whether that is how the collection is searched now, without being told.
+        exact: Whether all originals are compared, past graph and quantization: so only where the
+            collection's own search is set to it.
     """
 
     limit: int
@@ -68,6 +70,7 @@ class RecallRow:
     p95_ms: float
     qps: float
     current: bool = False
+    exact: bool = False
 
 
 def recall_sweep(
@@ -94,7 +97,7 @@ def recall_sweep(
         limits: How many neighbours.
         oversampling: None: 1, 2 and 3 where vectors are quantized.
         rescore: None: without and with, where vectors are quantized.
-        hnsw_ef: None: what the collection takes by itself.
+        hnsw_ef: None: that of the collection's own search.
         target: The recall wanted; kept with the rows, for who reads them.
         sample: How many passages, if no queries are given.
         runs: How often every combination is measured, at least 3 times.
@@ -182,9 +185,9 @@ def _measured(
         mean, low, high = mean_interval(truth.shares(timing.answers, limit))
         yield RecallRow(
             limit=limit,
-            oversampling=setting.oversampling,
-            rescore=setting.rescore,
-            hnsw_ef=setting.hnsw_ef,
+            oversampling=None if setting.exact else setting.oversampling,
+            rescore=None if setting.exact else setting.rescore,
+            hnsw_ef=None if setting.exact else setting.hnsw_ef,
             recall=mean,
             recall_low=max(0.0, low),
             recall_high=min(1.0, high),
@@ -192,6 +195,7 @@ def _measured(
             p95_ms=timing.p95_ms,
             qps=timing.qps,
             current=setting == now,
+            exact=setting.exact,
         )
 
 

@@ -29,7 +29,7 @@ _PLOTS = {
     "limit. All figures are in the table of cells.",
     "quantization": "For each quantization the memory of its codes, its recall and its latency, "
     "without rescoring and with it. All figures are in the tables above.",
-    "dimensions": "What is kept when vectors are cut short: the overlap of the ten nearest "
+    "dimensions": "What is kept when vectors are cut short: the overlap of the nearest "
     "neighbours, and nDCG where there are judgements. All figures are in the table above.",
     "quality": "The difference of each setting to the first, with its 95% interval, for each "
     "measure. All figures are in the tables above.",

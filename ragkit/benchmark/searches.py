@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -76,9 +76,12 @@ class Searches:
     def of(self, setting: Setting, limit: int) -> Callable[[int], types.QueryResponse]:
         """What searches for one of the queries, by its number.
 
-        For queries that are points of the collection one more is asked for than `limit`.
+        For queries that are points of the collection one more is asked for than `limit`, and one
+        candidate more is compared again: the point itself, which takes no other's place then.
         """
-        wanted = limit + (self.queries.own is not None)
+        wanted = limit
+        if self.queries.own is not None:
+            wanted, setting = limit + 1, _with_one_more(setting, limit)
         options = _options(setting, min(wanted, MAX_LIMIT))
         request = query_request(
             "", options, self.where, vector=self.queries.vectors[0], narrowed=None, limit=wanted
@@ -114,6 +117,8 @@ def settings_of(
 ) -> list[Setting]:
     """Every combination of these options, as far as they mean something in a collection.
 
+    What is not swept is as in the collection's own search, but for `exact`.
+
     Raises:
         CollectionMismatch: Oversampling or rescoring is asked for where nothing is quantized.
         ValueError: An option is out of its range, or a list is empty.
@@ -129,9 +134,15 @@ def settings_of(
     quantized = where.quantization is not None
     factors: Sequence[float | None] = oversampling or (OVERSAMPLING if quantized else (None,))
     again: Sequence[bool | None] = rescore or ((False, True) if quantized else (None,))
+    now = replace(current_setting(where), exact=False)
     found = [
-        Setting(oversampling=None if factor is None else float(factor), rescore=each, hnsw_ef=ef)
-        for ef, factor, each in product(hnsw_ef or (None,), factors, again)
+        replace(
+            now,
+            oversampling=None if factor is None else float(factor),
+            rescore=each,
+            hnsw_ef=ef,
+        )
+        for ef, factor, each in product(hnsw_ef or (now.hnsw_ef,), factors, again)
     ]
     for setting in found:
         _options(setting, 10)
@@ -168,6 +179,18 @@ def check_exact(searches: Searches, truth: Truth, limit: int) -> str:
             "with ragkit doctor"
         )
     return f"The engine's exact search agreed with ours on {len(rows)} queries: {agreed:.4f}."
+
+
+def _with_one_more(setting: Setting, limit: int) -> Setting:
+    """The setting that at `limit` + 1 compares one candidate more than this one at `limit`.
+
+    As it is, it would compare `oversampling` more: at limit 1 so many that recall is far higher.
+    """
+    if setting.oversampling is None:
+        return setting
+    # The engine cuts the product down to a whole number: what is lost in division must not count.
+    factor = (setting.oversampling * limit + 1 + 1e-6) / (limit + 1)
+    return replace(setting, oversampling=factor)
 
 
 def _options(setting: Setting, limit: int) -> SearchOptions:

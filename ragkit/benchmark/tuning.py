@@ -14,19 +14,17 @@ from ragkit.benchmark.environment import check_ready, describe, indexed_share, s
 from ragkit.benchmark.fusing import OPTIONS, Fused, choose_fusion
 from ragkit.benchmark.judged import Judged
 from ragkit.benchmark.originals import Originals, originals_of
-from ragkit.benchmark.queries import Queries, sample_queries
+from ragkit.benchmark.queries import Queries, embedded, sample_queries
 from ragkit.benchmark.rows import About, MeasureCallback, Rows
 from ragkit.benchmark.searches import check_exact
 from ragkit.benchmark.trials import Half, Trial
 from ragkit.collection import Collection
-from ragkit.embeddings import embed_queries
 from ragkit.errors import CollectionError, CollectionMismatch
 from ragkit.search_options import CALL, kept, settle
 from ragkit.search_request import Searchable
 
 _FEWEST = 20  # queries; less than ten in a half say nothing
 _WELL_INDEXED = 0.9  # of the vectors; with less there is something to say of it
-_VECTOR_OPTIONS = ("oversampling", "rescore", "hnsw_ef", "exact")  # that are decided
 _METHOD = (
     "The queries are split at random into two halves. Settings are tried on one, on more and more "
     "of it until the 95% interval of their recall is clear of the target; the other half takes no "
@@ -161,10 +159,12 @@ def tune(
         notes=by_recall.notes if by_recall else (),
     )
     tuning = _tuning(by_recall, fused, wanted, before=before, about=about, name=collection.name)
-    decided = tuning.recall is not None or tuning.gain is not None
+    decided = by_recall.chosen.decided if by_recall else frozenset()
+    if tuning.gain is not None:
+        decided |= {*OPTIONS}
     if not save or not decided or not (tuning.reached or anyway):
         return tuning
-    return _saved(collection, tuning)
+    return _saved(collection, tuning, decided)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,7 +222,7 @@ def _by_recall(
         raise _nothing_to_tune(where)
     indexed = indexed_share(where) or 0.0
     with originals_of(collection, progress=progress) as originals:
-        queries = queries or _queries_for(collection, judged, originals, wanted)
+        queries = queries or _queries_for(collection, judged, originals, wanted, progress)
         choosing, held_out = _halves(collection, originals, queries, wanted, progress)
         exact = check_exact(choosing.searches, choosing.truth, wanted.limit)
         chooser = Chooser(
@@ -265,14 +265,18 @@ def _halves(
 
 
 def _queries_for(
-    collection: Collection, judged: Judged | None, originals: Originals, wanted: _Wanted
+    collection: Collection,
+    judged: Judged | None,
+    originals: Originals,
+    wanted: _Wanted,
+    progress: MeasureCallback | None,
 ) -> Queries:
     """The judged queries, or passages: what is asked for real stands for more of its kind."""
     if judged is None or collection.embedder is None or len(judged.queries) < _FEWEST:
         return sample_queries(originals, wanted.sample, seed=wanted.seed)
     texts = list(judged.queries.values())
     return Queries(
-        vectors=embed_queries(collection.embedder, texts),
+        vectors=embedded(collection.embedder, texts, progress=progress),
         texts=texts,
         origin=f"{len(texts):,} judged queries of {judged.name}",
     )
@@ -367,11 +371,9 @@ def _remedy(wanted: _Wanted, name: str) -> str:
     )
 
 
-def _saved(collection: Collection, tuning: Tuning) -> Tuning:
+def _saved(collection: Collection, tuning: Tuning, decided: frozenset[str]) -> Tuning:
     """Make what was found the collection's default; what it was given besides stays."""
     manifest = collection.open()
-    decided = {*_VECTOR_OPTIONS} if tuning.recall is not None else set()
-    decided |= {*OPTIONS} if tuning.gain is not None else set()
     others = {name: value for name, value in manifest.search.items() if name not in decided}
     about = tuning.trials.about
     measured = ("limit", "target", "budget_ms", "recall", "recall_low", "recall_high")
