@@ -72,8 +72,11 @@ def main() -> None:
         for row in rows
     ]
     vectors = np.load(arguments.vectors).astype(np.float32)
-    texts = [document.text for document in documents]
-    given = Given(dict(zip(texts, vectors, strict=True)), f"vectors of {arguments.vectors.name}")
+    by_text: dict[str, NDArray[np.float32]] = {}
+    for document, vector in zip(documents, vectors, strict=True):
+        if not np.array_equal(by_text.setdefault(document.text, vector), vector):
+            parser.error(f"{document.source} has the text of another passage and another vector")
+    given = Given(by_text, fingerprint=arguments.vectors.name)
     with ragkit.EdgeClient(arguments.db) as client:
         docs = ragkit.Collection(
             client,

@@ -339,7 +339,13 @@ def report(
     from ragkit.benchmark.recall import recall_sweep
     from ragkit.benchmark.report import write_report
 
-    if not any((out / f"{what}.json").exists() for what in KINDS):
+    measured = [what for what in KINDS if (out / f"{what}.json").exists()]
+    if measured and (collection or tenant or queries or sample):
+        raise typer.BadParameter(
+            f"{out} holds results already ({', '.join(measured)}), and the page is made of them: "
+            "leave --collection, --tenant, --queries and --sample out, or name another --out"
+        )
+    if not measured:
         _one_of("--queries", queries, "--sample", sample)
         with _opened(db, collection, tenant) as docs, measuring() as progress:
             size = sample or _RECALL_SAMPLE
@@ -364,7 +370,7 @@ def _judged_by(rows: Rows[RecallRow], least: float, asked: dict[str, Sequence[An
         best = max(row.recall for row in judged)
         if best < least:
             typer.echo(
-                f"limit {limit}: recall {best:.4f} is {least - best:.4f} below {least:g}", err=True
+                f"limit {limit}: recall {best:.6f} is {least - best:.6f} below {least:g}", err=True
             )
             code = BELOW
     return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,22 @@ T = TypeVar("T")
 OUT = Path("ragkit-bench")
 _PLAIN_EVERY_S = 5.0  # between two lines of progress in a pipe
 
-Out = Annotated[Path, typer.Option(help="Folder for the results: tables as CSV and JSON, plots.")]
+
+def _writable(out: Path) -> Path:
+    """Refuse before minutes of measuring what the results could not be written to."""
+    there = next((each for each in (out, *out.parents) if each.exists()), Path())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        wrong = "cannot be written to" if there.is_dir() else "is no folder"
+        raise typer.BadParameter(
+            f"expected a folder to write results to, got {out}: {there} {wrong}"
+        )
+    return out
+
+
+Out = Annotated[
+    Path,
+    typer.Option(help="Folder for the results: tables as CSV and JSON, plots.", callback=_writable),
+]
 QueryFile = Annotated[
     Path | None,
     typer.Option(
@@ -151,20 +167,22 @@ def measuring() -> Iterator[MeasureCallback]:
 
 
 def finish(rows: Rows[Any], out: Path, *, as_json: bool) -> None:
-    """Write the results, then show them: a reader who goes away early loses nothing."""
+    """Write the results, then show them: a reader who goes away early loses nothing.
+
+    What cannot be written, as on a full disk, is shown all the same, and then it fails.
+    """
     from dataclasses import asdict
 
     from ragkit.benchmark.answers import answers
-    from ragkit.benchmark.files import write_rows
-    from ragkit.benchmark.plots import save_plot
     from ragkit.cli_support import emit
-    from ragkit.errors import MissingDependency
 
-    paths = write_rows(rows, out)
     try:
-        paths.append(save_plot(rows, out))
-    except MissingDependency as exc:
-        typer.echo(f"note: no plot: {exc}", err=True)
+        paths = _written(rows, out)
+    except OSError as exc:
+        if not as_json:  # there is one document, and it says what is wrong
+            print_rows(rows)
+        exc.add_note(f"not all results are in {out}")
+        raise
     if as_json:
         emit(
             {
@@ -178,6 +196,19 @@ def finish(rows: Rows[Any], out: Path, *, as_json: bool) -> None:
     print_rows(rows)
     written = ", ".join(path.name for path in paths)
     typer.echo(f"written to {paths[0].parent}: {written}", err=True)
+
+
+def _written(rows: Rows[Any], out: Path) -> list[Path]:
+    from ragkit.benchmark.files import write_rows
+    from ragkit.benchmark.plots import save_plot
+    from ragkit.errors import MissingDependency
+
+    paths = write_rows(rows, out)
+    try:
+        paths.append(save_plot(rows, out))
+    except MissingDependency as exc:
+        typer.echo(f"note: no plot: {exc}", err=True)
+    return paths
 
 
 def print_rows(rows: Rows[Any]) -> None:

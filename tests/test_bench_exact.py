@@ -92,12 +92,27 @@ def test_a_truth_does_not_pretend_to_reach_farther_than_it_does() -> None:
         truth.shares([[], [], []], 3)
 
 
-def test_the_interval_of_a_mean_holds_the_true_one_as_often_as_it_says() -> None:
-    random = np.random.default_rng(1)
-    draws = random.random((400, 200)) < 0.7
-    inside = [low <= 0.7 <= high for _, low, high in map(mean_interval, draws)]
-    assert 0.91 < np.mean(inside) < 0.98
-    assert mean_interval([0.5]) == (0.5, 0.5, 0.5)
+@pytest.mark.parametrize(("chance", "size"), [(0.7, 200), (0.03, 100), (0.99, 60)])
+def test_the_interval_of_a_mean_holds_the_true_one_as_often_as_it_says(
+    chance: float, size: int
+) -> None:
+    draws = np.random.default_rng(1).random((800, size)) < chance
+    inside = [low <= chance <= high for _, low, high in map(mean_interval, draws)]
+    assert 0.92 < np.mean(inside) < 0.985
+
+
+def test_values_between_the_ends_are_surer_than_yes_and_no() -> None:
+    draws = np.random.default_rng(1).beta(8, 2, (800, 100))
+    found = [mean_interval(draw) for draw in draws]
+    assert 0.92 < np.mean([low <= 0.8 <= high for _, low, high in found]) < 0.98
+    assert np.mean([high - low for _, low, high in found]) < 0.06  # yes and no: 0.156
+
+
+def test_where_all_succeed_the_interval_says_how_many_there_were() -> None:
+    mean, low, high = mean_interval(np.ones(100))
+    assert (mean, high) == (1.0, 1.0)
+    assert low == pytest.approx(100 / (100 + 1.959964**2))
+    assert mean_interval([0.0])[1:] == pytest.approx((0.0, 0.793), abs=0.001)
     assert np.isnan(mean_interval([])).all()
 
 
@@ -116,8 +131,9 @@ def test_a_difference_that_is_there_is_seen_and_one_that_is_not_is_not() -> None
 def test_a_paired_interval_is_that_of_the_normal_distribution_where_that_holds() -> None:
     differences = np.random.default_rng(3).normal(0.1, 1, 2_000)
     _, low, high = paired_interval(np.zeros(2_000), differences)
-    _, expected_low, expected_high = mean_interval(differences)
-    assert (low, high) == pytest.approx((expected_low, expected_high), abs=0.006)
+    half = 1.96 * differences.std(ddof=1) / 2_000**0.5
+    expected = (differences.mean() - half, differences.mean() + half)
+    assert (low, high) == pytest.approx(expected, abs=0.006)
 
 
 def test_values_of_other_queries_are_refused() -> None:

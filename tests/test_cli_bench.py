@@ -115,7 +115,7 @@ def test_a_gate_judges_the_default_search_or_else_the_best_that_was_asked_for(
     assert default < 0.9  # of 32 bits: else there is nothing to tell apart
     run(*common, "--fail-under", f"{default - 0.01}")
     _, said = run(*common, "--fail-under", "0.99", code=BELOW)
-    assert f"limit 5: recall {default:.4f} is {0.99 - default:.4f} below 0.99" in said
+    assert f"limit 5: recall {default:.6f} is {0.99 - default:.6f} below 0.99" in said
     run(*common, "--fail-under", "0.99", "--oversampling", "12", "--rescore", "on")
     _, said = run(*common, "--fail-under", f"{default - 0.01}", "--rescore", "off", code=BELOW)
     assert "below" in said
@@ -267,3 +267,28 @@ def test_lists_are_read_with_spaces_and_one_item() -> None:
     assert numbers("--oversampling", "1.5") == [1.5]
     assert chunk_sizes("--sizes", "300/50,250/0") == {"300/50": (300, 50), "250/0": (250, 0)}
     assert shape("--synthetic", "20000X1536") == (20000, 1536)
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_measured(
+    here: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "results"
+    file.write_text("mine")
+    for out in (file, file / "below"):
+        _, said = run("bench", "recall", "--db", tmp_path / "none", "--out", out, code=USAGE)
+        assert "--out" in said
+        assert "which collection" not in said  # which comes after
+    assert file.read_text() == "mine"
+
+
+def test_results_that_cannot_be_written_are_shown_all_the_same(
+    here: Path, tmp_path: Path, no_plots: None
+) -> None:
+    (tmp_path / "recall.json").mkdir()
+    common = ("bench", "recall", "--db", here / "db", "--limits", "5", "--sample", "5", "--out",
+              tmp_path)  # fmt: skip
+    shown, said = run(*common, code=FAILED)
+    assert "Each cell: recall" in shown
+    assert f"not all results are in {tmp_path}" in " ".join(said.split())
+    shown, _ = run(*common, "--json", code=FAILED)
+    assert json.loads(shown).keys() == {"error"}

@@ -229,13 +229,11 @@ def _chunking(rows: Rows[ChunkingRow]) -> list[str]:
     best = max(rows, key=lambda row: row.recall)
     lean = max(rows, key=lambda row: row.recall_in_budget)
     said = [
-        f"Chunks of {best.chunker} bring most of the text that answers: recall {share(best.recall)}"
-        f", precision {share(best.precision)}, IoU {share(best.iou)}."
+        f"Within the same length of retrieved text, chunks of {lean.chunker} bring most of the "
+        f"text that answers: recall {share(lean.recall_in_budget)}.",
+        f"Counted by chunks it is {best.chunker}, and larger ones have it easier there: recall "
+        f"{share(best.recall)}, precision {share(best.precision)}, IoU {share(best.iou)}.",
     ]
-    said.append(
-        f"Within the same length of retrieved text it is {lean.chunker}: recall "
-        f"{share(lean.recall_in_budget)}."
-    )
     unsure = [
         row.chunker for row in rows if row.difference and not excludes_zero(*row.difference[1:])
     ]

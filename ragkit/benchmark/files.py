@@ -68,7 +68,7 @@ def read_rows(path: str | Path) -> Rows[Any]:
     path = Path(path)
     try:
         document = json.loads(path.read_bytes())
-    except ValueError as exc:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError) as exc:  # not JSON, or not UTF-8
         raise _refused(path, f"not JSON ({exc})") from exc
     if not isinstance(document, dict) or not {"format", "about", "rows"} <= document.keys():
         raise _refused(path, "there is no format, about and rows in it")

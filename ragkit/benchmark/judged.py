@@ -281,7 +281,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 def _object(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise ValueError(f"{where}: expected a JSON object: {exc}") from exc
     if not isinstance(row, dict):
         raise ValueError(f"{where}: expected a JSON object, got {_shown(line)}")

@@ -49,7 +49,7 @@ _METHOD = (
     "A query for which nothing is found counts as 0, and a document that nobody judged as not "
     "relevant.",
     "Differences are to the first setting, with the interval of the paired bootstrap over the "
-    "queries.",
+    "queries. Each is a test by itself: of twenty that are chance alone one will seem to be none.",
 )
 
 

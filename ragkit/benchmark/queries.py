@@ -164,8 +164,9 @@ def read_vectors(path: str | Path, *, dim: int | None = None) -> Vectors:
     """
     path = Path(path)
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as exc:  # the latter of an empty file
+        # Not np.load: it takes an .npz, too, and advises to unpickle what is neither.
+        array = np.lib.format.open_memmap(path, mode="r")
+    except ValueError as exc:
         raise ValueError(f"{path} is no array in NumPy's .npy format: {exc}") from exc
     if (
         array.ndim != 2
@@ -226,7 +227,7 @@ def _entry(path: Path, line: str, number: int) -> tuple[str, str]:
 def _json_entry(line: str, number: int) -> tuple[str, str]:
     try:
         row: Any = json.loads(line)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise ValueError(f"expected an object in JSON: {exc}") from exc
     text = row.get("text") if isinstance(row, Mapping) else None
     if not isinstance(text, str) or not text.strip():
