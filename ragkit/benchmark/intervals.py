@@ -37,7 +37,8 @@ def mean_interval(values: ArrayLike) -> tuple[float, float, float]:
     shrink = 1 + _NORMAL_95**2 / size
     centre = (mean + _NORMAL_95**2 / (2 * size)) / shrink
     half = _NORMAL_95 * math.sqrt(max(spread, 0.0) / size + (_NORMAL_95 / (2 * size)) ** 2) / shrink
-    return mean, max(0.0, centre - half), min(1.0, centre + half)
+    # At the ends the mean is an end of the interval, but for the last bit.
+    return mean, max(0.0, min(centre - half, mean)), min(1.0, max(centre + half, mean))
 
 
 def paired_interval(
