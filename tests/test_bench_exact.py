@@ -116,6 +116,13 @@ def test_where_all_succeed_the_interval_says_how_many_there_were() -> None:
     assert np.isnan(mean_interval([])).all()
 
 
+def test_a_mean_that_is_a_round_number_reaches_it() -> None:
+    random = np.random.default_rng(0)
+    for count in (10, 20, 60, 100, 200):  # limit 10, one neighbour missed by every other query
+        shares = random.permutation(np.repeat([0.9, 1.0], count // 2))
+        assert mean_interval(shares)[0] == 0.95
+
+
 def test_a_difference_that_is_there_is_seen_and_one_that_is_not_is_not() -> None:
     random = np.random.default_rng(2)
     hard = random.random(300)

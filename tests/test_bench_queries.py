@@ -134,11 +134,22 @@ def test_arrays_that_are_no_vectors_are_refused(
 
 def test_a_file_that_is_no_array_is_refused_and_never_unpickled(tmp_path: Path) -> None:
     (tmp_path / "v.npy").write_text("no array")
-    with pytest.raises(ValueError, match="no array"):
+    with pytest.raises(ValueError, match="no array") as refused:
         read_vectors(tmp_path / "v.npy")
+    assert "unsafe" not in str(refused.value)  # NumPy's own words ask to unpickle it
     (tmp_path / "e.npy").write_bytes(b"")
     with pytest.raises(ValueError, match="no array"):
         read_vectors(tmp_path / "e.npy")
+    np.savez(tmp_path / "z.npz", np.ones((2, 3)))
+    (tmp_path / "z.npz").rename(tmp_path / "z.npy")
+    with pytest.raises(ValueError, match="no array"):
+        read_vectors(tmp_path / "z.npy")
     np.save(tmp_path / "o.npy", np.array([{"a": 1}]), allow_pickle=True)
     with pytest.raises(ValueError, match="no array"):
         read_vectors(tmp_path / "o.npy")
+
+
+def test_a_line_nested_without_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text("[" * 200_000)
+    with pytest.raises(ValueError, match="line 1: expected an object"):
+        read_texts(tmp_path / "q.jsonl")

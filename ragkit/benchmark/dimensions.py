@@ -189,7 +189,8 @@ def _chosen(dims: Sequence[int] | None, full: int) -> list[int]:
 def _check_limit(limit: int, count: int) -> None:
     if not 1 <= limit < count:
         raise ValueError(
-            f"expected a limit from 1 to {count - 1:,}, fewer than there are vectors, got {limit}"
+            f"expected a limit from 1 to {count - 1:,}, fewer than there are vectors, got {limit}: "
+            "measure where there are more"
         )
 
 

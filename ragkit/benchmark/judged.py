@@ -153,8 +153,8 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
             continue
         if len(fields) not in (3, 4) or not all(fields) or not _is_whole(fields[-1]):
             raise ValueError(
-                f"{where}: expected query, document and relevance (a whole number), or TREC's "
-                f"query, 0, document and relevance, got {_shown(line)}"
+                f"{where}: expected query, document and relevance (a whole number below a "
+                f"million), or TREC's query, 0, document and relevance, got {_shown(line)}"
             )
         query, document, relevance = fields[0], fields[-2], int(fields[-1])
         held = qrels.setdefault(query, {}).setdefault(document, relevance)
@@ -296,7 +296,8 @@ def _id(row: Mapping[str, Any], where: str) -> str:
 
 
 def _is_whole(text: str) -> bool:
-    return re.fullmatch(r"\s*[+-]?[0-9]+\s*", text) is not None
+    # trec_eval's code keeps a table as long as the highest relevance: it hangs at 2**31.
+    return re.fullmatch(r"\s*[+-]?[0-9]{1,6}\s*", text) is not None
 
 
 def _field(text: str) -> str:
