@@ -16,7 +16,9 @@ from ragkit.embeddings import Vectors
 from ragkit.errors import CollectionError, CollectionMismatch
 from ragkit.schema import DENSE
 
-_PAGE_NUMBERS = 200_000  # of vectors in a page
+# Numbers in a page of vectors: a server is asked seldom; what the embedded engine gives is read
+# while the processor's caches have it, which is a quarter quicker.
+_PAGE_NUMBERS = {"server": 200_000, "embedded": 50_000}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,8 @@ def originals_of(
             "measure; `ragkit bench quality` measures searches by words"
         )
     total = points.count()
-    page = max(1, min(512, _PAGE_NUMBERS // where.dim))
+    numbers = _PAGE_NUMBERS["embedded" if where.server is None else "server"]
+    page = max(1, min(512, numbers // where.dim))
     ids: list[str] = []
     with tempfile.TemporaryDirectory(prefix="ragkit-") as folder:
         path = Path(folder) / "vectors.f32"
