@@ -138,6 +138,14 @@ def temporary_store() -> Iterator[QdrantBase]:
 
 
 @contextmanager
+def _told_what_is_lost() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted before the end: nothing was written") from None
+
+
+@contextmanager
 def measuring() -> Iterator[MeasureCallback]:
     """Draw on standard error how far a measurement is: a bar on a terminal, now and then a line."""
     import time
@@ -156,10 +164,11 @@ def measuring() -> Iterator[MeasureCallback]:
                 shown = time.monotonic()
                 screen.print(f"{one_line(what)}: {done:,} of {total:,}", markup=False)
 
-        yield tell
+        with _told_what_is_lost():
+            yield tell
         return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=screen, transient=True) as bar:
+    with Progress(*columns, console=screen, transient=True) as bar, _told_what_is_lost():
         task = bar.add_task("measuring", total=None)
         yield lambda what, done, total: bar.update(
             task, description=one_line(what), completed=done, total=total

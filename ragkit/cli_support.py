@@ -79,8 +79,9 @@ def exits(command: Callable[P, int]) -> Callable[P, None]:
                 code = command(*args, **kwargs)
         except (ValueError, typer.BadParameter) as exc:
             code = _complain(exc, USAGE, as_json=as_json)
-        except KeyboardInterrupt:
-            message = "interrupted; what was committed is kept, and running again goes on from it"
+        except KeyboardInterrupt as exc:
+            kept = "interrupted; what was committed is kept, and running again goes on from it"
+            message = str(exc) or kept
             code = _complain(message, INTERRUPTED, as_json=as_json)
         except BrokenPipeError:
             # The reader of our output has gone; nothing more can be said there.
@@ -250,7 +251,9 @@ def _is_expected(error: Exception) -> bool:
     """Whether the message alone tells a person what is wrong."""
     from ragkit.errors import RagkitError
 
-    return _is_of_store(error) or isinstance(error, RagkitError | OSError | NotImplementedError)
+    return _is_of_store(error) or isinstance(
+        error, RagkitError | OSError | NotImplementedError | MemoryError
+    )
 
 
 def _is_of_store(error: Exception | str) -> bool:

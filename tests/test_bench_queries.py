@@ -153,3 +153,21 @@ def test_a_line_nested_without_end_is_refused(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text("[" * 200_000)
     with pytest.raises(ValueError, match="line 1: expected an object"):
         read_texts(tmp_path / "q.jsonl")
+
+
+@pytest.mark.parametrize("name", ["q.csv", "q.json", "questions"])
+def test_a_file_of_an_unknown_kind_is_not_guessed_at(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("id,text\nq1,who is it\n")
+    with pytest.raises(ValueError, match=r"ends in \.jsonl, \.ndjson, \.tsv, \.txt, \.npy, got"):
+        read_queries(tmp_path / name, HashEmbedder(16), 16)
+
+
+def test_an_ending_in_capitals_is_the_same(tmp_path: Path) -> None:
+    (tmp_path / "Q.TSV").write_text("q1\twho is it\n")
+    assert read_texts(tmp_path / "Q.TSV") == {"q1": "who is it"}
+
+
+def test_numbers_that_no_float32_holds_are_refused_without_a_warning(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", np.array([[1e200, 1.0]]))
+    with pytest.raises(ValueError, match="not finite"):
+        read_vectors(tmp_path / "v.npy")

@@ -187,6 +187,11 @@ def test_without_quantization_there_is_only_the_graphs_ef_to_choose(
         recall_sweep(docs, queries(20), oversampling=(2,))
 
 
+def test_without_a_graph_there_is_no_ef_to_choose(docs: Collection) -> None:
+    with pytest.raises(CollectionMismatch, match="hnsw_ef goes with a graph"):
+        recall_sweep(docs, hnsw_ef=(64, 128))
+
+
 def test_only_a_tenants_own_passages_are_measured(edge: EdgeClient, vectors: Vectors) -> None:
     mine = filled(edge, vectors[:300], tenant="mine", quantization="none")
     filled(edge, vectors[300:1_000], tenant="theirs", quantization="none")
@@ -349,7 +354,6 @@ def test_what_cannot_be_measured_is_refused(docs: Collection, edge: EdgeClient) 
         ({"limits": (10, 20_000)}, "limit"),
         ({"oversampling": (0.5,)}, "oversampling"),
         ({"oversampling": ()}, "at least one value of oversampling"),
-        ({"hnsw_ef": (0,)}, "hnsw_ef"),
         ({"target": 0.0}, "target"),
         ({"target": 1.5}, "target"),
         ({"runs": 2}, "at least 3 runs"),

@@ -154,8 +154,8 @@ def idle_note(where: Searchable) -> str | None:
     return (
         f"The collection is small (indexing_threshold is "
         f"{where.info.config.optimizer_config.indexing_threshold} KB): its {' and '.join(idle)} "
-        "are not in use yet, so these numbers are of a comparison one by one and will not hold "
-        "when it has grown."
+        f"{'are' if late else 'is'} not in use yet, so these numbers are of a comparison one by "
+        "one and will not hold when it has grown."
     )
 
 

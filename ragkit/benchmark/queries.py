@@ -17,6 +17,7 @@ from ragkit.errors import CollectionMismatch
 from ragkit.pipeline import batched
 
 _EMBEDDED_AT_ONCE = 256  # queries
+_KINDS = (".jsonl", ".ndjson", ".tsv", ".txt", ".npy")
 _ID_KEYS = ("_id", "id", "query_id", "query-id")
 
 
@@ -84,8 +85,8 @@ def read_queries(path: str | Path, embedder: Embedder | None, dim: int) -> Queri
 
     Args:
         path: `.npy` with an array of shape (q, dim); `.jsonl` with an object with a "text" on each
-            line; `.tsv` with a query's id and its text, with or without a header; any other: a
-            query on each line.
+            line; `.tsv` with a query's id and its text, with or without a header; `.txt` with
+            a query on each line.
         embedder: Of the collection; not needed for vectors.
         dim: The width of the collection's vectors.
 
@@ -94,7 +95,7 @@ def read_queries(path: str | Path, embedder: Embedder | None, dim: int) -> Queri
         CollectionMismatch: There are texts, and no embedder.
     """
     path = Path(path)
-    if path.suffix == ".npy":
+    if _kind(path) == ".npy":
         vectors = read_vectors(path, dim=dim)
         return Queries(vectors=vectors, origin=f"{len(vectors):,} query vectors of {path.name}")
     texts = list(read_texts(path).values())
@@ -177,7 +178,8 @@ def read_vectors(path: str | Path, *, dim: int | None = None) -> Vectors:
         raise ValueError(
             f"expected {path} to hold numbers of shape {wanted}, got {array.dtype} of {array.shape}"
         )
-    return unit(np.asarray(array, np.float32), origin=str(path))
+    with np.errstate(over="ignore"):  # what float32 cannot hold is refused as not finite
+        return unit(np.asarray(array, np.float32), origin=str(path))
 
 
 def unit(vectors: Vectors, *, origin: str) -> Vectors:
@@ -199,6 +201,20 @@ def unit(vectors: Vectors, *, origin: str) -> Vectors:
     return units
 
 
+def _kind(path: Path) -> str:
+    """The form of a file, by its ending.
+
+    Raises:
+        ValueError: It is none of those that are read here.
+    """
+    kind = path.suffix.lower()
+    if kind not in _KINDS:
+        raise ValueError(
+            f"expected queries in a file that ends in {', '.join(_KINDS)}, got {path.name!r}"
+        )
+    return kind
+
+
 def _lines(path: Path) -> list[str]:
     try:
         # Only real line ends: a text may hold what str.splitlines() also breaks at, and a carriage
@@ -210,13 +226,13 @@ def _lines(path: Path) -> list[str]:
 
 def _is_header(path: Path, line: str) -> bool:
     """Whether a first line names its columns, as judgements in the layout of BEIR do."""
-    return path.suffix == ".tsv" and line.partition("\t")[0].strip().lower() in _ID_KEYS
+    return _kind(path) == ".tsv" and line.partition("\t")[0].strip().lower() in _ID_KEYS
 
 
 def _entry(path: Path, line: str, number: int) -> tuple[str, str]:
-    if path.suffix in (".jsonl", ".ndjson"):
+    if _kind(path) in (".jsonl", ".ndjson"):
         return _json_entry(line, number)
-    if path.suffix == ".tsv":
+    if _kind(path) == ".tsv":
         query_id, tab, text = line.partition("\t")
         if not tab or not text.strip() or not query_id.strip():
             raise ValueError("expected a query's id, a tab and its text")

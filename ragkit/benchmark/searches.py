@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from qdrant_client.conversions import common_types as types
 
+from ragkit.benchmark.environment import has_graph
 from ragkit.benchmark.exact import Truth
 from ragkit.benchmark.queries import Queries
 from ragkit.errors import CollectionError, CollectionMismatch
@@ -120,7 +121,8 @@ def settings_of(
     What is not swept is as in the collection's own search, but for `exact`.
 
     Raises:
-        CollectionMismatch: Oversampling or rescoring is asked for where nothing is quantized.
+        CollectionMismatch: Oversampling or rescoring is asked for where nothing is quantized, or
+            `hnsw_ef` where there is no graph.
         ValueError: An option is out of its range, or a list is empty.
     """
     for name, values in (("oversampling", oversampling), ("rescore", rescore), ("ef", hnsw_ef)):
@@ -130,6 +132,11 @@ def settings_of(
         raise CollectionMismatch(
             f"oversampling and rescore go with quantization, and collection {where.name!r} has "
             "none: leave them out"
+        )
+    if hnsw_ef is not None and not has_graph(where):
+        raise CollectionMismatch(
+            f"hnsw_ef goes with a graph (HNSW), and the vectors of collection {where.name!r} are "
+            "in none: leave it out"
         )
     quantized = where.quantization is not None
     factors: Sequence[float | None] = oversampling or (OVERSAMPLING if quantized else (None,))
