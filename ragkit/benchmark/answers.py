@@ -197,6 +197,9 @@ def _dimensions(rows: Rows[DimensionRow]) -> list[str]:
         said.append(
             f"{least.dim:,} of {full.dim:,} dimensions are enough for {share(least.ndcg or 0)} "
             f"nDCG@10 of {share(full.ndcg)}, in {fraction(least.share)} of the space."
+            if least.dim < full.dim
+            else f"No fewer than the {full.dim:,} dimensions keep nDCG@10 at {share(full.ndcg)}, "
+            f"or {_ENOUGH:g} below."
         )
     smaller = [row for row in rows if row.dim < full.dim]
     if not smaller:

@@ -64,7 +64,7 @@ def machine() -> dict[str, Fact]:
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
         "memory_gb": _memory_gb(),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
 
