@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import runpy
@@ -8,6 +9,7 @@ import sys
 from math import log2
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ragkit.local.minilm import is_installed
@@ -45,6 +47,26 @@ def test_an_own_embedder_finds_by_its_own_meanings(tmp_path: Path) -> None:
     shown = run("own_embedder.py", cwd=tmp_path)
     assert "automobiles: The car needs new tyres. (garage.txt" in shown
     assert "animal: A walrus sleeps on the ice. (coast.txt" in shown
+
+
+def test_vectors_that_are_there_already_are_indexed_and_measured(tmp_path: Path) -> None:
+    rows = [{"_id": f"p{n}", "text": f"passage {n}"} for n in range(40)]
+    vectors = np.random.default_rng(0).normal(size=(40, 32))
+    np.save(tmp_path / "vectors.npy", vectors)
+    np.save(tmp_path / "queries.npy", vectors[:5])
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("\n".join(map(json.dumps, rows)))
+    given = ("corpus.jsonl", "vectors.npy", "--quantization", "binary")
+    assert "40 passages of 32 dimensions" in run("given_vectors.py", *given, cwd=tmp_path)
+    command = [sys.executable, "-m", "ragkit", "bench", "recall", "--queries", "queries.npy",
+               "--limits", "1", "--json"]  # fmt: skip
+    shown = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    best = max(row["recall"] for row in json.loads(shown)["rows"])
+    assert best == 1.0  # each query is a passage's own vector
+    corpus.write_text("\n".join(json.dumps({**row, "text": "the same"}) for row in rows))
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        run("given_vectors.py", "corpus.jsonl", "vectors.npy", cwd=tmp_path)
+    assert "p1 has the text of another passage and another vector" in caught.value.stderr
 
 
 @pytest.mark.parametrize("embedder", ["none", "hash"])
