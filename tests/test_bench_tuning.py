@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from given import filled, unit_vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qdrant_client import models
+from qdrant_client.client_base import QdrantBase
 
 from ragkit import OutgrownTuning, Retriever
 from ragkit.benchmark.choosing import Grid, grid_of
@@ -202,6 +203,21 @@ def test_what_was_found_is_kept_with_how_and_when_beside_what_was_there(docs: Co
     assert [t.outcome for t in again.trials if t.held_out] == ["chosen, as it is now"]
     docs.set_search_defaults(limit=3)
     assert docs.open().tuned == {}
+
+
+@pytest.mark.parametrize(
+    "store",
+    ["rest", "grpc", pytest.param("server-grpc", marks=pytest.mark.server)],
+)
+def test_a_collection_on_a_server_is_tuned_for_everybody(
+    store: str, open_store: Callable[[str], QdrantBase]
+) -> None:
+    client = open_store(store)
+    found = tune(filled(client, unit_vectors(500, DIM)), asked(80), target=0.8)
+    again = Collection(client, "docs")
+    assert again.open().search == found.options
+    assert again.manifest.tuned["store"].startswith("Qdrant server")
+    assert again.searchable()[0].defaults == found.options
 
 
 def test_the_passages_themselves_are_the_queries_where_there_are_no_others(
