@@ -211,6 +211,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "benchmark":
+        return import_module("ragkit.benchmark")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'ragkit' has no attribute {name!r}")
     value = getattr(import_module(_HOME_OF[name]), name)

@@ -85,3 +85,10 @@ def test_the_embedded_engine_is_pinned_to_a_minor_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     (pin,) = [each for each in project["dependencies"] if each.startswith("qdrant-edge-py")]
     assert ",<0." in pin
+
+
+def test_the_measurements_are_there_without_an_import_of_their_own() -> None:
+    program = "import ragkit, sys; assert 'ragkit.benchmark' not in sys.modules; "
+    program += "print(ragkit.benchmark.recall_sweep.__name__, 'matplotlib' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert shown.stdout.split() == [b"recall_sweep", b"False"]
