@@ -287,8 +287,8 @@ def _row(
         recall=recall,
         precision=fmean(precisions),
         iou=fmean(ious),
-        recall_low=max(0.0, low),
-        recall_high=min(1.0, high),
+        recall_low=low,
+        recall_high=high,
         recall_in_budget=fmean(budgeted),
         difference=[*paired_interval(first, recalls)] if first else [],
     )

@@ -171,8 +171,8 @@ def _trials(
                 queries=len(each),
                 held_out=held_out,
                 value=mean,
-                low=max(0.0, low),
-                high=min(1.0, high),
+                low=low,
+                high=high,
                 outcome=outcome.get(label, _NOW if label == _NOW else ""),
             )
         )

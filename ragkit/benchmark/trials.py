@@ -113,7 +113,7 @@ class Half:
             mean, low, high = mean_interval(self.truth.shares(found, self._limit))
             if clear_of is not None and (high < clear_of or low > clear_of):
                 break
-        return Estimate(mean=mean, low=max(0.0, low), high=min(1.0, high), queries=len(found))
+        return Estimate(mean=mean, low=low, high=high, queries=len(found))
 
     def finds(self, setting: Setting) -> list[set[str]]:
         """What a setting finds for the first queries."""
