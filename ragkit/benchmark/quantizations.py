@@ -14,12 +14,17 @@ from qdrant_client.client_base import QdrantBase
 from ragkit.benchmark.building import Built, built, store_for
 from ragkit.benchmark.environment import describe
 from ragkit.benchmark.exact import Truth
-from ragkit.benchmark.intervals import mean_interval
 from ragkit.benchmark.originals import Originals, originals_of
 from ragkit.benchmark.queries import Queries, sample_queries, unit
 from ragkit.benchmark.rows import About, MeasureCallback, Rows
-from ragkit.benchmark.searches import OVERSAMPLING, Searches, check_exact, settings_of
-from ragkit.benchmark.timing import timed
+from ragkit.benchmark.searches import (
+    OVERSAMPLING,
+    Measured,
+    Searches,
+    check_exact,
+    measured,
+    settings_of,
+)
 from ragkit.collection import Collection
 from ragkit.edge import EdgeClient
 from ragkit.embeddings import Vectors
@@ -281,36 +286,29 @@ def _measured(
     quantized = made.where.quantization is not None
     settings = settings_of(made.where, oversampling=oversampling if quantized else None)
     cells = [(setting, limit) for limit in dict.fromkeys(limits) for setting in settings]
-    timings = timed(
-        [searches.of(setting, limit) for setting, limit in cells],
-        len(queries),
-        keep=searches.ids,
-        runs=runs,
-        progress=progress,
+    found = measured(searches, cells, truth, runs=runs, progress=progress)
+    return [_row(made, cell) for cell in found]
+
+
+def _row(made: Built, cell: Measured) -> QuantizationRow:
+    mean, low, high = cell.recall
+    return QuantizationRow(
+        quantization=made.quantization.name,
+        limit=cell.limit,
+        oversampling=cell.setting.oversampling,
+        rescore=cell.setting.rescore,
+        recall=mean,
+        recall_low=low,
+        recall_high=high,
+        p50_ms=cell.timing.p50_ms,
+        p95_ms=cell.timing.p95_ms,
+        qps=cell.timing.qps,
+        code_bytes=made.code_bytes,
+        graph_bytes=made.graph_bytes,
+        disk_bytes=made.disk_bytes,
+        build_s=made.build_s,
+        ratio=made.ratio,
     )
-    rows = []
-    for (setting, limit), timing in zip(cells, timings, strict=True):
-        mean, low, high = mean_interval(truth.shares(timing.answers, limit))
-        rows.append(
-            QuantizationRow(
-                quantization=made.quantization.name,
-                limit=limit,
-                oversampling=setting.oversampling,
-                rescore=setting.rescore,
-                recall=mean,
-                recall_low=low,
-                recall_high=high,
-                p50_ms=timing.p50_ms,
-                p95_ms=timing.p95_ms,
-                qps=timing.qps,
-                code_bytes=made.code_bytes,
-                graph_bytes=made.graph_bytes,
-                disk_bytes=made.disk_bytes,
-                build_s=made.build_s,
-                ratio=made.ratio,
-            )
-        )
-    return rows
 
 
 def _about(

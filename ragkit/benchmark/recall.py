@@ -8,18 +8,18 @@ from itertools import product
 
 from ragkit.benchmark.environment import check_ready, describe, idle_note, subject_of
 from ragkit.benchmark.exact import Truth
-from ragkit.benchmark.intervals import mean_interval
 from ragkit.benchmark.originals import Originals, originals_of
 from ragkit.benchmark.queries import Queries, sample_queries
 from ragkit.benchmark.rows import MeasureCallback, Rows
 from ragkit.benchmark.searches import (
+    Measured,
     Searches,
     Setting,
     check_exact,
     current_setting,
+    measured,
     settings_of,
 )
-from ragkit.benchmark.timing import timed
 from ragkit.collection import Collection
 from ragkit.search_options import CALL, settle
 from ragkit.search_request import Searchable
@@ -133,7 +133,8 @@ def recall_sweep(
         searches = Searches(where, points, queries)
         truth = Truth(originals, queries.vectors, max(limits), own=queries.own)
         notes = [check_exact(searches, truth, max(limits)), *_notes(where, limits, originals)]
-        rows = list(_measured(searches, cells, truth, now=now, runs=runs, progress=progress))
+        found = measured(searches, cells, truth, runs=runs, progress=progress)
+        rows = [_row(cell, now) for cell in found]
     return Rows(rows, about=replace(about, queries=queries.origin, notes=tuple(notes)))
 
 
@@ -165,38 +166,23 @@ def checked_limits(limits: Sequence[int]) -> list[int]:
     return sorted(set(limits))
 
 
-def _measured(
-    searches: Searches,
-    cells: Sequence[tuple[Setting, int]],
-    truth: Truth,
-    *,
-    now: Setting,
-    runs: int,
-    progress: MeasureCallback | None,
-) -> Iterator[RecallRow]:
-    timings = timed(
-        [searches.of(setting, limit) for setting, limit in cells],
-        len(searches.queries),
-        runs=runs,
-        keep=searches.ids,
-        progress=progress,
+def _row(cell: Measured, now: Setting) -> RecallRow:
+    setting, timing = cell.setting, cell.timing
+    mean, low, high = cell.recall
+    return RecallRow(
+        limit=cell.limit,
+        oversampling=None if setting.exact else setting.oversampling,
+        rescore=None if setting.exact else setting.rescore,
+        hnsw_ef=None if setting.exact else setting.hnsw_ef,
+        recall=mean,
+        recall_low=low,
+        recall_high=high,
+        p50_ms=timing.p50_ms,
+        p95_ms=timing.p95_ms,
+        qps=timing.qps,
+        current=setting == now,
+        exact=setting.exact,
     )
-    for (setting, limit), timing in zip(cells, timings, strict=True):
-        mean, low, high = mean_interval(truth.shares(timing.answers, limit))
-        yield RecallRow(
-            limit=limit,
-            oversampling=None if setting.exact else setting.oversampling,
-            rescore=None if setting.exact else setting.rescore,
-            hnsw_ef=None if setting.exact else setting.hnsw_ef,
-            recall=mean,
-            recall_low=low,
-            recall_high=high,
-            p50_ms=timing.p50_ms,
-            p95_ms=timing.p95_ms,
-            qps=timing.qps,
-            current=setting == now,
-            exact=setting.exact,
-        )
 
 
 def _notes(where: Searchable, limits: Sequence[int], originals: Originals) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -12,7 +12,10 @@ from qdrant_client.conversions import common_types as types
 
 from ragkit.benchmark.environment import has_graph
 from ragkit.benchmark.exact import Truth
+from ragkit.benchmark.intervals import mean_interval
 from ragkit.benchmark.queries import Queries
+from ragkit.benchmark.rows import MeasureCallback
+from ragkit.benchmark.timing import Timing, timed
 from ragkit.errors import CollectionError, CollectionMismatch
 from ragkit.points import Points
 from ragkit.quantization import default_oversampling
@@ -108,6 +111,44 @@ class Searches:
         """The ids that a setting finds for some of the queries, by their numbers."""
         search = self.of(setting, limit)
         return [self.ids(search(query), query)[:limit] for query in queries]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What one setting finds at one limit, and what that costs.
+
+    Attributes:
+        setting: How vectors were searched.
+        limit: How many neighbours were asked for.
+        recall: Mean over the queries, and the ends of its 95% interval.
+        timing: Of the searches, with the ids that they found.
+    """
+
+    setting: Setting
+    limit: int
+    recall: tuple[float, float, float]
+    timing: Timing[list[str]]
+
+
+def measured(
+    searches: Searches,
+    cells: Sequence[tuple[Setting, int]],
+    truth: Truth,
+    *,
+    runs: int,
+    progress: MeasureCallback | None,
+) -> Iterator[Measured]:
+    """Time settings at limits, all in turn, and compare what they find with the truth."""
+    timings = timed(
+        [searches.of(setting, limit) for setting, limit in cells],
+        len(searches.queries),
+        keep=searches.ids,
+        runs=runs,
+        progress=progress,
+    )
+    for (setting, limit), timing in zip(cells, timings, strict=True):
+        recall = mean_interval(truth.shares(timing.answers, limit))
+        yield Measured(setting=setting, limit=limit, recall=recall, timing=timing)
 
 
 def settings_of(
